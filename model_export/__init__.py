@@ -1,0 +1,1 @@
+"""From a Strip-MLP training checkpoint to a proven, self-describing ONNX file."""

@@ -1,0 +1,148 @@
+"""Reading checkpoints without running anything they contain.
+
+PyTorch's weights-only unpickler builds tensors and plain containers and refuses every other call. What training
+checkpoints hold besides is met with inert stand-ins: the authors' `yacs` configuration becomes a dictionary.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from model_export.errors import CheckpointError
+
+StateDict = dict[str, Tensor]
+
+WRAPPER_PREFIXES = ("module.", "_orig_mod.")
+"""What DataParallel and torch.compile put in front of every key."""
+
+
+class _Dropped:
+    """Stands in for what is of no use here; takes whatever a pickle gives it and keeps none of it."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, _: object) -> None: ...
+
+
+# A yacs node is a dict subclass with attributes; of the containers that the unpickler fills, OrderedDict alone
+# takes attributes too. Accuracies are often NumPy scalars.
+STAND_INS: list[tuple[Any, str]] = [
+    (OrderedDict, "yacs.config.CfgNode"),
+    (_Dropped, "numpy.core.multiarray.scalar"),
+    (_Dropped, "numpy._core.multiarray.scalar"),
+    (_Dropped, "numpy.dtype"),
+    (_Dropped, "_codecs.encode"),
+]
+
+
+class TrainingConfig(BaseModel):
+    """What a training checkpoint's `config` says, as far as the export uses it; None where it says nothing."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str | None = None
+    dataset: str | None = None
+    image_size: int | None = None
+    interpolation: str | None = None
+    crop: bool | None = None
+    num_classes: int | None = None
+    embed_dim: int | None = None
+    depths: tuple[int, ...] | None = None
+
+
+CONFIG_KEYS = {
+    "name": ("MODEL", "NAME"),
+    "dataset": ("DATA", "DATASET"),
+    "image_size": ("DATA", "IMG_SIZE"),
+    "interpolation": ("DATA", "INTERPOLATION"),
+    "crop": ("TEST", "CROP"),
+    "num_classes": ("MODEL", "NUM_CLASSES"),
+    "embed_dim": ("MODEL", "STRIP_MLP", "EMBED_DIM"),
+    "depths": ("MODEL", "STRIP_MLP", "LAYERS"),
+}
+"""Where the authors' configuration keeps each of them."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint's weights by the authors' names, its configuration, and the SHA-256 of its file."""
+
+    state_dict: StateDict
+    config: TrainingConfig
+    sha256: str
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a training checkpoint, a bare state dict, one under `model` or `state_dict`, or a safetensors file.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, of another kind, or would run code when unpickled.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not a file")
+    content: Any = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict or a training checkpoint")
+    config = content.get("config")
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return Checkpoint(_state_dict(content, path), _training_config(config, path), sha256)
+
+
+def _read_safetensors(path: Path) -> StateDict:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals(STAND_INS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        # The first lines of torch's message advise to load without this protection.
+        reason = str(error).partition("WeightsUnpickler error:")[2].strip().split("\n")[0] or str(error).split("\n")[0]
+        raise CheckpointError(
+            f"{path} is refused: its pickle holds more than weights and plain data, and loading it would run what "
+            f"it says ({reason}). Nothing of it was run. Save the state dict alone and export that."
+        ) from error
+    except Exception as error:  # a damaged file makes the zip reader and the unpickler raise anything
+        raise CheckpointError(f"{path} is damaged or no PyTorch checkpoint: {str(error).splitlines()[0]}") from error
+
+
+def _state_dict(content: Mapping[Any, Any], path: Path) -> StateDict:
+    state = next((content[key] for key in ("model", "state_dict") if isinstance(content.get(key), Mapping)), content)
+    tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+    if not tensors or len(tensors) < len(state):
+        odd = next((f"'{key}' is a {type(value).__name__}" for key, value in state.items() if not isinstance(value, Tensor)), "it is empty")
+        raise CheckpointError(f"{path} holds no state dict: neither under 'model' or 'state_dict' nor by itself ({odd})")
+    for prefix in WRAPPER_PREFIXES:
+        if all(key.startswith(prefix) for key in tensors):
+            tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    return tensors
+
+
+def _training_config(config: Any, path: Path) -> TrainingConfig:
+    values: dict[str, Any] = {}
+    for field, keys in CONFIG_KEYS.items():
+        value = config
+        for key in keys:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        values[field] = value
+    try:
+        return TrainingConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(CONFIG_KEYS[str(first["loc"][0])])
+        raise CheckpointError(f"{path}: its config's {place} is {first['input']!r}: {first['msg']}") from error

@@ -1,0 +1,97 @@
+"""The command line: `strip-mlp-export`, also `python -m model_export`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from model_export.errors import ExportError, ParityFailed
+from model_export.export import IMAGENET_MEAN, IMAGENET_STD, Exported, ExportOptions, export
+from model_export.labels import KNOWN
+from service.artifact import Interpolation, ParityReport
+
+main = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+# Standard output is left to --json, so that it can be piped.
+console = Console(stderr=True)
+
+
+@main.command()
+def export_command(
+    checkpoint: Annotated[Path, typer.Argument(help="Training checkpoint, state dict or safetensors file.")],
+    name: Annotated[str | None, typer.Option(help="Model name.  [default: the checkpoint's, or its file's]")] = None,
+    version: Annotated[int | None, typer.Option(min=1, help="Model version.  [default: the next one]")] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(help=f"{'|'.join(KNOWN)}, a text file with a label a line, or an ImageFolder directory."),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Model repository to write to.")] = Path("weights/models"),
+    crop: Annotated[
+        bool | None,
+        typer.Option("--crop/--no-crop", help="Resize and crop, or resize to the square.  [default: as trained]"),
+    ] = None,
+    interpolation: Annotated[
+        str | None, typer.Option(help=f"{'|'.join(get_args(Interpolation))}.  [default: as trained, else bicubic]")
+    ] = None,
+    mean: Annotated[tuple[float, float, float], typer.Option(help="Of pixels in 0 to 1.")] = IMAGENET_MEAN,
+    std: Annotated[tuple[float, float, float], typer.Option(help="Of pixels in 0 to 1.")] = IMAGENET_STD,
+    pictures: Annotated[
+        Path | None, typer.Option(help="Directory of pictures to add to the parity check's own.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on standard output.")] = False,
+) -> None:
+    """Export a Strip-MLP checkpoint to a self-describing ONNX model and prove that nothing was lost."""
+    options = ExportOptions(checkpoint, output, name, version, labels, crop, interpolation, mean, std, pictures)
+    try:
+        with Progress(console=console, transient=True) as progress:
+            exported = export(options, progress)
+    except ParityFailed as error:
+        _print_report(error.report, None, as_json=as_json)
+        _fail(error)
+    except ExportError as error:
+        _fail(error)
+    else:
+        assert exported.artifact.parity is not None  # a written model has one
+        _print_report(exported.artifact.parity, exported, as_json=as_json)
+
+
+def _fail(error: ExportError) -> None:
+    console.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+    raise typer.Exit(1)
+
+
+def _print_report(report: ParityReport, exported: Exported | None, *, as_json: bool) -> None:
+    if as_json:
+        document: dict[str, Any] = {
+            "model": str(exported.path) if exported else None,
+            "parity": report.model_dump(mode="json"),
+        }
+        typer.echo(json.dumps(document, indent=2))
+        return
+    table = Table(title="Parity of the exported file with the checkpoint")
+    table.add_column("pictures")
+    for heading in ("batch", "count", "max |Δlogit|", "mean |Δlogit|", "max |Δprobability|", "top-1", "top-5"):
+        table.add_column(heading, justify="right")
+    for row in report.rows:
+        table.add_row(
+            row.source,
+            str(row.batch_size),
+            str(row.pictures),
+            f"{row.max_abs_logit_error:.2e}",
+            f"{row.mean_abs_logit_error:.2e}",
+            f"{row.max_abs_probability_error:.2e}",
+            f"{row.top1_agreement:.1%}",
+            f"{row.top5_agreement:.1%}",
+        )
+    console.print(table)
+    console.print(
+        f"Allowed: max |Δlogit| {report.max_abs_logit_error_allowed:.2e} (logits span {report.logit_range:.3g}), "
+        "top-1 100 %",
+        highlight=False,
+    )
+    if exported:
+        console.print(f"Written: {exported.path}", highlight=False, soft_wrap=True)

@@ -1,0 +1,158 @@
+"""The export from end to end: read, infer, simplify, write, prove, publish."""
+
+from dataclasses import dataclass
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+from onnx import helper
+from pydantic import ValidationError
+from rich.progress import Progress
+
+from model_export.architecture import infer_architecture, load_network
+from model_export.checkpoint import Checkpoint, read_checkpoint
+from model_export.errors import OptionError, OutputError, ParityFailed
+from model_export.graph import build_graph
+from model_export.labels import read_labels
+from model_export.parity import check_parity
+from model_export.sample_pictures import EncodedPicture, read_pictures, sample_pictures
+from model_export.simplify import simplify
+from model_export.variants import variant_name
+from service.artifact import METADATA_KEY, Architecture, Artifact, Interpolation, Preprocessing, Triple
+from service.repository import MODEL_FILE
+from service.session import Session
+from service.settings import USABLE_CPUS
+
+IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
+IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+"""The authors normalise every data set with ImageNet's."""
+
+LIBRARIES = ("strip-mlp-serving", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy", "pillow")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to export and where to. None leaves a choice to the checkpoint's configuration, then to the default."""
+
+    checkpoint: Path
+    output: Path
+    name: str | None = None
+    version: int | None = None
+    labels: str | None = None
+    crop: bool | None = None
+    interpolation: Interpolation | None = None
+    mean: Triple = IMAGENET_MEAN
+    std: Triple = IMAGENET_STD
+    pictures: Path | None = None
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A written model."""
+
+    path: Path
+    artifact: Artifact
+
+
+def export(options: ExportOptions, progress: Progress) -> Exported:
+    """Export a checkpoint into a model repository. The file appears whole and proven, or not at all.
+
+    Raises:
+        ExportError: in one of its kinds; nothing was written.
+    """
+    pictures = sample_pictures()
+    if options.pictures is not None:
+        pictures += read_pictures(options.pictures)
+    checkpoint = read_checkpoint(options.checkpoint)
+    architecture = infer_architecture(checkpoint)
+    artifact = _describe(options, checkpoint, architecture)
+    destination = _destination(options, artifact.name)
+    network = load_network(checkpoint.state_dict, architecture)
+    model = build_graph(simplify(network, artifact.preprocessing))
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".export-", dir=options.output) as folder:
+            staged = Path(folder) / destination.name / MODEL_FILE
+            staged.parent.mkdir()
+            session = _save(model, artifact, staged)
+            artifact = artifact.model_copy(update={"parity": check_parity(network, session, pictures, progress)})
+            assert artifact.parity is not None  # just set
+            if not artifact.parity.passed:
+                raise ParityFailed(artifact.parity)
+            _check_same_answers(session, _save(model, artifact, staged))
+            destination.parent.mkdir(exist_ok=True)
+            staged.parent.rename(destination)
+    except OSError as error:
+        raise OutputError(f"cannot write {destination / MODEL_FILE}: {error}") from error
+    return Exported(destination / MODEL_FILE, artifact)
+
+
+def _describe(options: ExportOptions, checkpoint: Checkpoint, architecture: Architecture) -> Artifact:
+    """Everything that the artifact says but its parity."""
+    config, size = checkpoint.config, architecture.image_size
+    crop = options.crop if options.crop is not None else config.crop if config.crop is not None else True
+    try:
+        return Artifact(
+            name=options.name or config.name or options.checkpoint.name.partition(".")[0],
+            variant=variant_name(architecture),
+            architecture=architecture,
+            labels=read_labels(options.labels, config.dataset, architecture.num_classes),
+            preprocessing=Preprocessing.model_validate(
+                {
+                    "image_size": size,
+                    "resize_side": int((256 / 224) * size) if crop else size,
+                    "crop": crop,
+                    "interpolation": options.interpolation or config.interpolation or "bicubic",
+                    "mean": options.mean,
+                    "std": options.std,
+                }
+            ),
+            precision="fp32",
+            checkpoint_sha256=checkpoint.sha256,
+            libraries=_library_versions(),
+            parity=None,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = str(first["loc"][0])
+        raise OptionError(f"{field} is {first['input']!r}: {first['msg']}; give --{field}") from error
+
+
+def _library_versions() -> dict[str, str]:
+    versions = {}
+    for library in LIBRARIES:
+        try:
+            versions[library] = installed_version(library)
+        except ModuleNotFoundError:  # of the two runtimes, one is there
+            continue
+    return versions
+
+
+def _destination(options: ExportOptions, name: str) -> Path:
+    """The new version's folder: the one asked for, or the one after the highest that is there."""
+    folder = options.output / name
+    version = options.version
+    if version is None:
+        present = [int(entry.name) for entry in folder.glob("*") if entry.name.isdecimal()]
+        version = max(present, default=0) + 1
+    destination = folder / str(version)
+    if destination.exists():
+        raise OptionError(f"{destination} exists already; choose another --version or remove it")
+    return destination
+
+
+def _save(model: onnx.ModelProto, artifact: Artifact, path: Path) -> Session:
+    """Write the model with its metadata, and open it as the service does."""
+    helper.set_model_props(model, {METADATA_KEY: artifact.model_dump_json()})
+    onnx.save(model, path)
+    return Session.open(path, device="cpu", threads=USABLE_CPUS)
+
+
+def _check_same_answers(proven: Session, final: Session) -> None:
+    """The final file, which differs by its metadata, is the proven one: bit for bit the same on one batch."""
+    size = final.artifact.architecture.image_size
+    pixels = np.arange(2 * size * size * 3, dtype=np.uint8).reshape(2, size, size, 3)
+    if not np.array_equal(proven.run(pixels).logits, final.run(pixels).logits):
+        raise OutputError("the file on disk does not answer as the one that was checked; is the disk failing?")

@@ -1,0 +1,1 @@
+"""HTTP image classification with exported Strip-MLP models. Never imports torch or model_export."""

@@ -1,0 +1,89 @@
+"""From a file's bytes to an upright RGB picture.
+
+How modes become RGB: as Pillow's `convert("RGB")`, which is what the models were trained with, so an alpha
+channel is dropped, a palette is looked up, grey is repeated and CMYK is inverted without colour profiles.
+Integer samples of more than 8 bits (modes I;16 and I) are taken as 16 bit and keep their upper 8, as Pillow does
+with 16-bit colour. Floating-point samples have no agreed range and are refused. Of several frames or pages, the
+first counts. The EXIF orientation is applied.
+"""
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from service.errors import BrokenPicture, PictureTooLarge, UnsupportedPicture
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+
+EXIF_ORIENTATION = 0x0112
+
+# EXIF 2.32, section 4.6.4: how the stored picture has to be turned to stand upright.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# Pillow only warns between its limit and twice its limit; a frame that large is refused here.
+warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+
+def decode(data: bytes, *, max_pixels: int) -> Image.Image:
+    """Decode one encoded picture.
+
+    Args:
+        data: the file's content, in one of `FORMATS`.
+        max_pixels: the most pixels (width times height) it may have; checked before any pixel is decoded.
+
+    Returns:
+        The upright picture in mode RGB.
+
+    Raises:
+        UnsupportedPicture: not a picture, of another format, or of floating-point samples.
+        PictureTooLarge: it has more than `max_pixels`.
+        BrokenPicture: the format is known, the content is not decodable.
+    """
+    try:
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise UnsupportedPicture(f"not a readable picture; accepted are {', '.join(FORMATS)}") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PictureTooLarge(f"the picture has more than the {max_pixels} pixels allowed") from error
+    except Exception as error:  # decoders raise anything; whatever it is, this picture is at fault
+        raise BrokenPicture(f"the picture's header cannot be read: {error}") from error
+    width, height = picture.size
+    if width * height > max_pixels:
+        raise PictureTooLarge(f"the picture has {width} x {height} pixels, {max_pixels} are allowed")
+    if picture.mode == "F":
+        raise UnsupportedPicture("pictures with floating-point samples are not accepted; use 8 or 16 bit")
+    try:
+        picture.load()
+        return _turn_upright(_to_rgb(picture), picture)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PictureTooLarge(f"a frame has more than the {max_pixels} pixels allowed") from error
+    except Exception as error:  # as above
+        raise BrokenPicture(f"the {picture.format} picture cannot be decoded: {error}") from error
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode == "I" or picture.mode.startswith("I;16"):
+        samples = np.asarray(picture).clip(0, 0xFFFF) >> 8
+        picture = Image.fromarray(samples.astype(np.uint8))
+    # Alpha is dropped on purpose; Pillow would warn of it for a palette with several transparent entries.
+    picture.info.pop("transparency", None)
+    return picture.convert("RGB")
+
+
+def _turn_upright(rgb: Image.Image, original: Image.Image) -> Image.Image:
+    try:
+        orientation = original.getexif().get(EXIF_ORIENTATION)
+    except Exception:  # the parser raises anything; a picture with unreadable EXIF has no orientation
+        return rgb
+    turn = UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return rgb if turn is None else rgb.transpose(turn)

@@ -1,0 +1,46 @@
+"""Every setting of the service: from the command line, else from the environment, else the default."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PositiveInt
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.session import Device
+
+LogLevel = Literal["critical", "error", "warning", "info", "debug"]
+
+
+USABLE_CPUS = len(os.sched_getaffinity(0))
+"""Cores that this process may run on, which can be fewer than the machine has."""
+
+
+class Settings(BaseSettings):
+    """Serve Strip-MLP models over HTTP."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="STRIPMLP_",
+        cli_prog_name="strip-mlp-serve",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_show_env_vars=True,
+        extra="forbid",
+        frozen=True,
+    )
+
+    models: Path = Field(Path("weights/models"), description="model repository: <name>/<version>/model.onnx")
+    default_model: str | None = Field(None, description="model for requests that name none; needless when only one is served")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
+    device: Device = Field("auto", description="cuda refuses to start where CUDA does not work; auto takes the CPU then")
+    threads: PositiveInt = Field(USABLE_CPUS, description="CPU threads of one inference")
+    decode_threads: PositiveInt = Field(USABLE_CPUS, description="threads that decode pictures")
+    max_batch: PositiveInt = Field(32, description="most pictures in one run of a model")
+    max_queue: PositiveInt = Field(512, description="most pictures of a model in work; beyond them requests get 429")
+    max_images: PositiveInt = Field(128, description="most pictures in one request")
+    max_request_mb: PositiveInt = Field(64, description="largest request body, MiB")
+    max_image_mb: PositiveInt = Field(20, description="largest encoded picture, MiB")
+    max_pixels: PositiveInt = Field(50_000_000, description="most pixels of a decoded picture")
+    log_level: LogLevel = Field("info", description="least severe messages that are logged")
