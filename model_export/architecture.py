@@ -6,7 +6,7 @@ import torch
 
 from model_export.checkpoint import Checkpoint, StateDict
 from model_export.errors import CheckpointError, OptionError
-from model_export.network import STAGES, StripMLP
+from model_export.network import StripMLP
 from service.artifact import Architecture
 
 SHOWN = 5
@@ -64,7 +64,9 @@ def load_network(state: StateDict, architecture: Architecture) -> StripMLP:
     """
     with torch.device("meta"):
         network = StripMLP(architecture)
-    expected = {key: tuple(value.shape) for key, value in network.state_dict().items() if not key.endswith(TRACKING_KEY)}
+    expected = {
+        key: tuple(value.shape) for key, value in network.state_dict().items() if not key.endswith(TRACKING_KEY)
+    }
     found = {key: tuple(value.shape) for key, value in state.items() if not key.endswith(TRACKING_KEY)}
     problems = {
         "missing": [key for key in expected if key not in found],
@@ -94,7 +96,9 @@ def _shape(state: StateDict, key: str, dimensions: int) -> tuple[int, ...]:
         raise CheckpointError(f"not a Strip-MLP's weights: '{key}' is missing; the file's first keys are {first}")
     shape = tuple(state[key].shape)
     if len(shape) != dimensions:
-        raise CheckpointError(f"not a Strip-MLP's weights: '{key}' is {shape}, which should have {dimensions} dimensions")
+        raise CheckpointError(
+            f"not a Strip-MLP's weights: '{key}' is {shape}, which should have {dimensions} dimensions"
+        )
     return shape
 
 

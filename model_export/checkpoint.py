@@ -6,7 +6,7 @@ checkpoints hold besides is met with inert stand-ins: the authors' `yacs` config
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -36,7 +36,7 @@ class _Dropped:
 
 # A yacs node is a dict subclass with attributes; of the containers that the unpickler fills, OrderedDict alone
 # takes attributes too. Accuracies are often NumPy scalars.
-STAND_INS: list[tuple[Any, str]] = [
+STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (OrderedDict, "yacs.config.CfgNode"),
     (_Dropped, "numpy.core.multiarray.scalar"),
     (_Dropped, "numpy._core.multiarray.scalar"),
@@ -125,8 +125,13 @@ def _state_dict(content: Mapping[Any, Any], path: Path) -> StateDict:
     state = next((content[key] for key in ("model", "state_dict") if isinstance(content.get(key), Mapping)), content)
     tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
     if not tensors or len(tensors) < len(state):
-        odd = next((f"'{key}' is a {type(value).__name__}" for key, value in state.items() if not isinstance(value, Tensor)), "it is empty")
-        raise CheckpointError(f"{path} holds no state dict: neither under 'model' or 'state_dict' nor by itself ({odd})")
+        odd = next(
+            (f"'{key}' is a {type(value).__name__}" for key, value in state.items() if not isinstance(value, Tensor)),
+            "it is empty",
+        )
+        raise CheckpointError(
+            f"{path} holds no state dict: neither under 'model' or 'state_dict' nor by itself ({odd})"
+        )
     for prefix in WRAPPER_PREFIXES:
         if all(key.startswith(prefix) for key in tensors):
             tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}

@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from model_export.errors import ExportError, ParityFailed
 from model_export.export import IMAGENET_MEAN, IMAGENET_STD, Exported, ExportOptions, export
@@ -34,9 +35,7 @@ def export_command(
         bool | None,
         typer.Option("--crop/--no-crop", help="Resize and crop, or resize to the square.  [default: as trained]"),
     ] = None,
-    interpolation: Annotated[
-        str | None, typer.Option(help=f"{'|'.join(get_args(Interpolation))}.  [default: as trained, else bicubic]")
-    ] = None,
+    interpolation: Annotated[Interpolation | None, typer.Option(help="[default: as trained, else bicubic]")] = None,
     mean: Annotated[tuple[float, float, float], typer.Option(help="Of pixels in 0 to 1.")] = IMAGENET_MEAN,
     std: Annotated[tuple[float, float, float], typer.Option(help="Of pixels in 0 to 1.")] = IMAGENET_STD,
     pictures: Annotated[
@@ -60,7 +59,7 @@ def export_command(
 
 
 def _fail(error: ExportError) -> None:
-    console.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+    console.print(Text.assemble(("error: ", "red"), str(error)), soft_wrap=True)
     raise typer.Exit(1)
 
 
@@ -94,4 +93,4 @@ def _print_report(report: ParityReport, exported: Exported | None, *, as_json: b
         highlight=False,
     )
     if exported:
-        console.print(f"Written: {exported.path}", highlight=False, soft_wrap=True)
+        console.print(Text(f"Written: {exported.path}"), soft_wrap=True)

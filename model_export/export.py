@@ -17,7 +17,7 @@ from model_export.errors import OptionError, OutputError, ParityFailed
 from model_export.graph import build_graph
 from model_export.labels import read_labels
 from model_export.parity import check_parity
-from model_export.sample_pictures import EncodedPicture, read_pictures, sample_pictures
+from model_export.sample_pictures import read_pictures, sample_pictures
 from model_export.simplify import simplify
 from model_export.variants import variant_name
 from service.artifact import METADATA_KEY, Architecture, Artifact, Interpolation, Preprocessing, Triple

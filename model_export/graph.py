@@ -172,9 +172,7 @@ def _strips(graph: _GraphBuilder, x: str, weights: SimplifiedTokenMixing, name: 
 
     rows = graph.node("Reshape", x, grouped, name=f"{name}/rows/group")
     rows = _with_neighbours(graph, rows, side, f"{name}/rows", shifted_axis=3, stacked_axis=4)
-    rows = graph.node(
-        "MatMul", rows, graph.weights(weights.row_strips, f"{name}/rows/weight"), name=f"{name}/rows/mix"
-    )
+    rows = graph.node("MatMul", rows, graph.weights(weights.row_strips, f"{name}/rows/weight"), name=f"{name}/rows/mix")
     rows = graph.node("Reshape", rows, flat, name=f"{name}/rows/ungroup")
     x = graph.node("Concat", rows, x, name=f"{name}/rows/concat", axis=1)
     x = graph.conv(x, weights.row_fuse, f"{name}/rows/fuse")

@@ -31,7 +31,9 @@ def read_labels(source: str | None, dataset: str | None, num_classes: int) -> tu
     """
     if source is None:
         if dataset not in CONFIG_DATASETS:
-            origin = "has no configuration" if dataset is None else f"was trained on '{dataset}', which is not known here"
+            origin = (
+                "has no configuration" if dataset is None else f"was trained on '{dataset}', which is not known here"
+            )
             raise OptionError(
                 f"the checkpoint {origin}, so its labels must be given: --labels with one of {', '.join(KNOWN)}, "
                 "a text file with a label a line, or the ImageFolder directory it was trained on"

@@ -106,14 +106,12 @@ def _candidate_pixels(pictures: Sequence[EncodedPicture], preprocessing: Preproc
     return np.stack(pixels)
 
 
-def _expect(
-    network: StripMLP, pixels: Pixels, preprocessing: Preprocessing, progress: Progress
-) -> NDArray[np.float64]:
-    batches = torch.from_numpy(pixels).split(REFERENCE_BATCH)
+def _expect(network: StripMLP, pixels: Pixels, preprocessing: Preprocessing, progress: Progress) -> NDArray[np.float64]:
+    starts = range(0, len(pixels), REFERENCE_BATCH)
     return np.concatenate(
         [
-            reference_logits(network, batch, preprocessing).numpy()
-            for batch in progress.track(batches, description="Checkpoint in float64")
+            reference_logits(network, torch.from_numpy(pixels[start : start + REFERENCE_BATCH]), preprocessing).numpy()
+            for start in progress.track(starts, description="Checkpoint in float64")
         ]
     )
 

@@ -35,7 +35,7 @@ def resize_and_crop(picture: Image.Image, preprocessing: Preprocessing) -> Image
     short, long = min(width, height), max(width, height)
     resized_long = int(side * long / short)
     resized = picture.resize((side, resized_long) if width <= height else (resized_long, side), resampling)
-    left, top = (int(round((length - size) / 2.0)) for length in resized.size)
+    left, top = (round((length - size) / 2) for length in resized.size)
     return resized.crop((left, top, left + size, top + size))
 
 

@@ -130,7 +130,7 @@ def simplify(network: StripMLP, preprocessing: Preprocessing) -> SimplifiedNetwo
 
 
 def _simplify_stage(stage: nn.Module) -> tuple[SimplifiedBlock, ...]:
-    blocks = cast(Iterable[Block], stage)
+    blocks = cast("Iterable[Block]", stage)
     return tuple(
         SimplifiedBlock(_simplify_token_mixing(block.token_mixing), _simplify_channel_mixing(block.channel_mixing))
         for block in blocks
@@ -140,7 +140,7 @@ def _simplify_stage(stage: nn.Module) -> tuple[SimplifiedBlock, ...]:
 def _simplify_token_mixing(mixing: TokenMixing) -> SimplifiedTokenMixing:
     merge, strips = mixing.dwsc.conv_merge, mixing.smlp_block
     entry_scale, entry_shift = _scale_and_shift(merge.BN)
-    spread, spread_norm = cast(tuple[nn.Conv2d, nn.BatchNorm2d], tuple(strips.mlp))
+    spread, spread_norm = cast("tuple[nn.Conv2d, nn.BatchNorm2d]", tuple(strips.mlp))
     spread_scale, spread_shift = _scale_and_shift(spread_norm)
     half = strips.BN.num_features
     zeros = torch.zeros(1, half, strips.side, strips.side, dtype=torch.float64)
@@ -165,9 +165,7 @@ def _simplify_token_mixing(mixing: TokenMixing) -> SimplifiedTokenMixing:
         entry_scale=_array(entry_scale[:, None, None]),
         entry_shift=_array(entry_shift[:, None, None]),
         entry_conv=_array(merge.Conv.weight),
-        spread=_affine(
-            spread.weight * spread_scale[:, None, None, None], _bias(spread) * spread_scale + spread_shift
-        ),
+        spread=_affine(spread.weight * spread_scale[:, None, None, None], _bias(spread) * spread_scale + spread_shift),
         row_strips=_array(rows.permute(0, 3, 2, 1).flatten(1, 2)),
         row_fuse=_array(row_fuse),
         row_map=_array(row_map),
@@ -197,7 +195,8 @@ def _simplify_channel_mixing(mixing: ChannelMixing) -> SimplifiedChannelMixing:
 
 
 def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    assert norm.running_mean is not None and norm.running_var is not None  # affine and tracking, as constructed
+    assert norm.running_mean is not None  # tracking, as constructed
+    assert norm.running_var is not None
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     return scale, norm.bias - norm.running_mean * scale
 

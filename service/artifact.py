@@ -6,7 +6,7 @@ an older reader would misunderstand raises `SCHEMA_VERSION`.
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -15,7 +15,7 @@ from service.errors import UnusableModel
 METADATA_KEY = "strip_mlp_artifact"
 """Key of the JSON document in the ONNX model's `metadata_props`."""
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 
 MODEL_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """What a model's name, and so its folder in the repository, may look like."""
@@ -114,7 +114,7 @@ class ParityReport(_Contract):
 class Artifact(_Contract):
     """The whole document."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     name: str = Field(pattern=MODEL_NAME_PATTERN)
     variant: str | None = Field(description="the published variant that has this architecture, if any")
     architecture: Architecture
@@ -160,7 +160,9 @@ class Artifact(_Contract):
             raise UnusableModel(f"{source}: its '{METADATA_KEY}' metadata is not JSON ({error}). {advice}") from error
         found = document.get("schema_version") if isinstance(document, dict) else None
         if found != SCHEMA_VERSION:
-            raise UnusableModel(f"{source} has metadata schema {found!r}, this service knows {SCHEMA_VERSION}. {advice}")
+            raise UnusableModel(
+                f"{source} has metadata schema {found!r}, this service knows {SCHEMA_VERSION}. {advice}"
+            )
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:

@@ -33,10 +33,14 @@ CUDA_OPTIONS = {
 
 @dataclass(frozen=True)
 class Scores:
-    """What the network says of a batch; both arrays are float32 (batch, classes)."""
+    """What the network says of a batch; both arrays are float32 (batch, classes), or (classes,) for one picture."""
 
     logits: NDArray[np.float32]
     probabilities: NDArray[np.float32]
+
+    def row(self, index: int) -> "Scores":
+        """One picture of the batch."""
+        return Scores(self.logits[index], self.probabilities[index])
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.session import Device
@@ -31,10 +31,14 @@ class Settings(BaseSettings):
     )
 
     models: Path = Field(Path("weights/models"), description="model repository: <name>/<version>/model.onnx")
-    default_model: str | None = Field(None, description="model for requests that name none; needless when only one is served")
+    default_model: str | None = Field(
+        None, description="model for requests that name none; needless when only one is served"
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
-    device: Device = Field("auto", description="cuda refuses to start where CUDA does not work; auto takes the CPU then")
+    device: Device = Field(
+        "auto", description="cuda refuses to start where CUDA does not work; auto takes the CPU then"
+    )
     threads: PositiveInt = Field(USABLE_CPUS, description="CPU threads of one inference")
     decode_threads: PositiveInt = Field(USABLE_CPUS, description="threads that decode pictures")
     max_batch: PositiveInt = Field(32, description="most pictures in one run of a model")
@@ -44,3 +48,11 @@ class Settings(BaseSettings):
     max_image_mb: PositiveInt = Field(20, description="largest encoded picture, MiB")
     max_pixels: PositiveInt = Field(50_000_000, description="most pixels of a decoded picture")
     log_level: LogLevel = Field("info", description="least severe messages that are logged")
+
+    @model_validator(mode="after")
+    def _largest_request_fits(self) -> Self:
+        if self.max_images > self.max_queue:
+            raise ValueError(
+                f"max_images is {self.max_images}, but max_queue only {self.max_queue}: such a request never fits"
+            )
+        return self

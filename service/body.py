@@ -1,0 +1,88 @@
+"""From a request's body to the pictures in it: multipart/form-data with files, or one picture as the body."""
+
+import sys
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+from fastapi import Request
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from service.errors import BadRequest, RequestTooLarge, UnsupportedBody
+from service.settings import Settings
+
+FILES_FIELD = "files"
+
+MEBIBYTE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One encoded picture of a request."""
+
+    filename: str | None
+    data: bytes
+
+
+class _MemoryParser(MultiPartParser):
+    """Keeps files in memory, which the body's limit bounds; the container's file system may be read-only."""
+
+    spool_max_size = sys.maxsize
+
+
+async def read_pictures(request: Request, settings: Settings) -> list[Picture]:
+    """Read the body, counting its bytes as they come.
+
+    Raises:
+        RequestTooLarge: more bytes or pictures than allowed; the rest is not read.
+        UnsupportedBody: the content type is neither multipart/form-data, image/* nor application/octet-stream.
+        BadRequest: the multipart body is malformed, has other fields than `files`, or there is no picture.
+    """
+    header = request.headers.get("content-type", "application/octet-stream")
+    content_type = parse_options_header(header)[0].decode("latin-1").lower()
+    stream = _limited(request, settings.max_request_mb * MEBIBYTE)
+    if content_type == "multipart/form-data":
+        pictures = await _read_multipart(request, stream, settings.max_images)
+    elif content_type.startswith("image/") or content_type == "application/octet-stream":
+        data = b"".join([chunk async for chunk in stream])
+        pictures = [Picture(None, data)] if data else []
+    else:
+        raise UnsupportedBody(
+            f"content type '{content_type}' is not accepted; send multipart/form-data with files in the field "
+            f"'{FILES_FIELD}', or one picture with its type (image/jpeg, …) or application/octet-stream"
+        )
+    if not pictures:
+        raise BadRequest("the request holds no picture")
+    return pictures
+
+
+async def _limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
+    received = 0
+    async for chunk in request.stream():
+        received += len(chunk)
+        if received > limit:
+            raise RequestTooLarge(f"the request's body is larger than the {limit // MEBIBYTE} MiB allowed")
+        yield chunk
+
+
+async def _read_multipart(request: Request, stream: AsyncGenerator[bytes, None], max_images: int) -> list[Picture]:
+    parser = _MemoryParser(request.headers, stream, max_files=max_images, max_fields=max_images)
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        if error.message.startswith("Too many files"):
+            raise RequestTooLarge(f"the request has more than the {max_images} pictures allowed") from error
+        raise BadRequest(f"the multipart body cannot be read: {error.message}") from error
+    try:
+        pictures = []
+        for field, value in form.multi_items():
+            if field != FILES_FIELD or not isinstance(value, UploadFile):
+                raise BadRequest(
+                    f"field '{field}' is not understood; send the pictures as files in '{FILES_FIELD}' and options "
+                    "in the query"
+                )
+            pictures.append(Picture(value.filename, await value.read()))
+        return pictures
+    finally:
+        await form.close()

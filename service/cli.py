@@ -1,0 +1,47 @@
+"""The command line: `strip-mlp-serve`, also `python -m service`."""
+
+import logging
+import sys
+
+import uvicorn
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+
+from service.app import create_app
+from service.errors import StartupError
+from service.settings import Settings
+
+
+def main() -> int:
+    """Serve until a signal says to stop.
+
+    Returns:
+        The exit status: 0 after a clean stop, 1 if the service could not start, 2 for a wrong setting.
+    """
+    try:
+        settings = CliApp.run(Settings)
+    except ValidationError as error:
+        for each in error.errors():
+            name = ".".join(str(part) for part in each["loc"])
+            print(f"strip-mlp-serve: setting {name}: {each['msg']}", file=sys.stderr)
+        return 2
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    failures: list[StartupError] = []
+
+    def stop(error: StartupError) -> None:
+        failures.append(error)
+        server.should_exit = True
+
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(settings, stop),
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=False,
+        )
+    )
+    server.run()
+    for failure in failures:
+        print(f"strip-mlp-serve: {failure}", file=sys.stderr)
+    return 1 if failures else 0

@@ -1,0 +1,82 @@
+"""Prometheus metrics: where requests, pictures and time go."""
+
+from typing import Literal
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
+
+Stage = Literal["read", "decode", "queue", "infer", "encode"]
+Outcome = Literal["ok", "invalid", "refused", "failed"]
+
+SECONDS = tuple(0.00025 * 2**power for power in range(18))
+"""Geometric, 0.25 ms to 33 s."""
+
+BATCH_SIZES = tuple(float(2**power) for power in range(10))
+
+
+class Metrics:
+    """One set of metrics in a registry of its own, so that several services can live in one process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        self.requests = Counter(
+            "stripmlp_requests", "HTTP requests answered.", ["endpoint", "code"], registry=self.registry
+        )
+        self.request_seconds = Histogram(
+            "stripmlp_request_duration_seconds",
+            "Time from a request's headers to the end of its answer.",
+            ["endpoint"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.images = Counter(
+            "stripmlp_images",
+            "Pictures received, by what became of them.",
+            ["model", "version", "outcome"],
+            registry=self.registry,
+        )
+        self.stage_seconds = Histogram(
+            "stripmlp_stage_duration_seconds",
+            "Time in each stage: read and encode per request, decode and queue per picture, infer per batch.",
+            ["model", "stage"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.batch_size = Histogram(
+            "stripmlp_batch_size",
+            "Pictures in one run of a model.",
+            ["model"],
+            buckets=BATCH_SIZES,
+            registry=self.registry,
+        )
+        self.queue_images = Gauge(
+            "stripmlp_queue_images", "Pictures in work or waiting.", ["model"], registry=self.registry
+        )
+        self.queue_limit = Gauge(
+            "stripmlp_queue_limit", "Pictures beyond which requests are refused.", ["model"], registry=self.registry
+        )
+        self.in_flight_requests = Gauge(
+            "stripmlp_in_flight_requests", "Requests being answered.", registry=self.registry
+        )
+        self.model_info = Gauge(
+            "stripmlp_model_info",
+            "Constant 1; the labels say what is served and which execution provider runs it.",
+            ["model", "version", "provider", "precision", "checkpoint_sha256"],
+            registry=self.registry,
+        )
+        self.model_parity_error = Gauge(
+            "stripmlp_model_parity_max_abs_error",
+            "Largest logit error that the export's parity check found.",
+            ["model", "version"],
+            registry=self.registry,
+        )

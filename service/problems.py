@@ -1,0 +1,51 @@
+"""Errors as HTTP answers: problem details, RFC 9457."""
+
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from service.answers import Problem
+from service.errors import BadRequest, Overloaded, ServiceError
+
+PROBLEM_JSON = "application/problem+json"
+
+RETRY_AFTER_SECONDS = 1
+
+
+def install_problem_handlers(app: FastAPI) -> None:
+    """Answer every error that a route lets through."""
+    app.add_exception_handler(ServiceError, _on_service_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid_query)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(Exception, _on_bug)
+
+
+def _on_service_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ServiceError)  # registered for it alone
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if isinstance(error, Overloaded) else None
+    return _problem(error.status, str(error), error.code, headers)
+
+
+def _on_invalid_query(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # registered for it alone
+    first = error.errors()[0]
+    return _problem(BadRequest.status, f"{first['loc'][-1]}: {first['msg']}", BadRequest.code)
+
+
+def _on_http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # registered for it alone
+    status = HTTPStatus(error.status_code)
+    return _problem(status, error.detail, status.name.lower(), error.headers)
+
+
+def _on_bug(_: Request, _error: Exception) -> Response:
+    # Starlette raises the error again after this answer, and uvicorn logs it.
+    return _problem(ServiceError.status, "an unexpected error; the service's log has it", ServiceError.code)
+
+
+def _problem(status: HTTPStatus, detail: str, code: str, headers: object = None) -> Response:
+    problem = Problem(title=status.phrase, status=status, detail=detail, code=code)
+    return Response(problem.model_dump_json(), status, headers, PROBLEM_JSON)  # type: ignore[arg-type]

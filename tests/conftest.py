@@ -1,0 +1,25 @@
+"""What all tests may use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+
+SHARED_VARIABLE = "STRIPMLP_SHARED"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of test material that is not part of the project: golden checkpoints, photos, odd files."""
+    folder = os.environ.get(SHARED_VARIABLE)
+    if not folder:
+        pytest.skip(f"{SHARED_VARIABLE} does not name the folder of golden checkpoints and pictures")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def bundled_models() -> Path:
+    """The model repository that comes with the project."""
+    return REPOSITORY / "weights" / "models"
