@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -71,15 +72,14 @@ def _print_report(report: ParityReport, exported: Exported | None, *, as_json: b
         }
         typer.echo(json.dumps(document, indent=2))
         return
-    table = Table(title="Parity of the exported file with the checkpoint")
+    table = Table(title="Exported file against checkpoint (p: probability)", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("pictures")
-    for heading in ("batch", "count", "max |Δlogit|", "mean |Δlogit|", "max |Δprobability|", "top-1", "top-5"):
+    for heading in ("batch", "max |Δlogit|", "mean |Δlogit|", "max |Δp|", "top-1", "top-5"):
         table.add_column(heading, justify="right")
     for row in report.rows:
         table.add_row(
-            row.source,
+            f"{row.pictures} {row.source}",
             str(row.batch_size),
-            str(row.pictures),
             f"{row.max_abs_logit_error:.2e}",
             f"{row.mean_abs_logit_error:.2e}",
             f"{row.max_abs_probability_error:.2e}",
