@@ -5,6 +5,7 @@ checkpoints hold besides is met with inert stand-ins: the authors' `yacs` config
 """
 
 import hashlib
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -43,6 +44,10 @@ STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (_Dropped, "numpy.dtype"),
     (_Dropped, "_codecs.encode"),
 ]
+
+
+REFUSALS = ("GLOBAL", "call reduce", "Can only")
+"""What torch's unpickler says when it meets something that it will not call or build."""
 
 
 class TrainingConfig(BaseModel):
@@ -108,17 +113,24 @@ def _read_safetensors(path: Path) -> StateDict:
 
 def _read_pickle(path: Path) -> Any:
     try:
-        with torch.serialization.safe_globals(STAND_INS):
+        # torch warns of pickle protocols and TorchScript archives; what it cannot read, it says with an error too.
+        with torch.serialization.safe_globals(STAND_INS), warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        # The first lines of torch's message advise to load without this protection.
-        reason = str(error).partition("WeightsUnpickler error:")[2].strip().split("\n")[0] or str(error).split("\n")[0]
-        raise CheckpointError(
-            f"{path} is refused: its pickle holds more than weights and plain data, and loading it would run what "
-            f"it says ({reason}). Nothing of it was run. Save the state dict alone and export that."
-        ) from error
     except Exception as error:  # a damaged file makes the zip reader and the unpickler raise anything
-        raise CheckpointError(f"{path} is damaged or no PyTorch checkpoint: {str(error).splitlines()[0]}") from error
+        reason = _reason(error)
+        if isinstance(error, UnpicklingError) and any(sign in reason for sign in REFUSALS):
+            raise CheckpointError(
+                f"{path} is refused: its pickle holds more than weights and plain data, and loading it would run what "
+                f"it names ({reason}). Nothing of it was run. Export its state dict alone."
+            ) from error
+        raise CheckpointError(f"{path} is damaged or no PyTorch checkpoint ({reason})") from error
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence of torch's message that is not its advice to load without this protection."""
+    paragraphs = str(error).rpartition("WeightsUnpickler error:")[2].split("\n\n")
+    sentences = (paragraph.strip().partition(". ")[0] for paragraph in paragraphs)
+    return next((each for each in sentences if each and each != "Weights only load failed"), type(error).__name__)
 
 
 def _state_dict(content: Mapping[Any, Any], path: Path) -> StateDict:

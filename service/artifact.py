@@ -23,7 +23,10 @@ MODEL_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 Interpolation = Literal["bilinear", "hamming", "bicubic", "lanczos"]
 """Those of Pillow's filters that the authors' configuration knows, by their lower-case names."""
 
-Triple = tuple[float, float, float]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+Triple = tuple[_Finite, _Finite, _Finite]
+"""A value for each of red, green and blue."""
 
 
 def _positive(values: Triple) -> Triple:

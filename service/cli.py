@@ -1,6 +1,7 @@
 """The command line: `strip-mlp-serve`, also `python -m service`."""
 
 import logging
+import signal
 import sys
 
 import uvicorn
@@ -41,6 +42,14 @@ def main() -> int:
             access_log=False,
         )
     )
+
+    def on_signal(*_: object) -> None:
+        server.should_exit = True
+
+    # uvicorn handles signals itself while it runs, then raises them again for the handlers that were there before;
+    # the default ones would end the process as killed.
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
     server.run()
     for failure in failures:
         print(f"strip-mlp-serve: {failure}", file=sys.stderr)

@@ -77,7 +77,7 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
         picture = Image.fromarray(samples.astype(np.uint8))
     # Alpha is dropped on purpose; Pillow would warn of it for a palette with several transparent entries.
     picture.info.pop("transparency", None)
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def _turn_upright(rgb: Image.Image, original: Image.Image) -> Image.Image:
