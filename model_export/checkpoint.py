@@ -129,7 +129,7 @@ def _read_pickle(path: Path) -> Any:
 def _reason(error: Exception) -> str:
     """The first sentence of torch's message that is not its advice to load without this protection."""
     paragraphs = str(error).rpartition("WeightsUnpickler error:")[2].split("\n\n")
-    sentences = (paragraph.strip().partition(". ")[0] for paragraph in paragraphs)
+    sentences = (paragraph.strip().partition(". ")[0].rstrip(".") for paragraph in paragraphs)
     return next((each for each in sentences if each and each != "Weights only load failed"), type(error).__name__)
 
 

@@ -72,7 +72,13 @@ def _print_report(report: ParityReport, exported: Exported | None, *, as_json: b
         }
         typer.echo(json.dumps(document, indent=2))
         return
-    table = Table(title="Exported file against checkpoint (p: probability)", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    # Narrow enough for a terminal of 80 columns.
+    table = Table(
+        title="Exported file against checkpoint (p: probability)",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     table.add_column("pictures")
     for heading in ("batch", "max |Δlogit|", "mean |Δlogit|", "max |Δp|", "top-1", "top-5"):
         table.add_column(heading, justify="right")

@@ -8,12 +8,18 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from rich.progress import Progress
 from torch import nn
 
+from model_export.checkpoint import Checkpoint, TrainingConfig
 from model_export.network import StripMLP
 from service.artifact import Architecture
 
 SMALL = Architecture(embed_dim=16, depths=(1, 2, 1, 1), patch_size=4, image_size=32, num_classes=7)
+
+SMALL_LABELS = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu")
+
+QUIET = Progress(disable=True)
 
 
 def random_network(architecture: Architecture, seed: int = 0) -> StripMLP:
@@ -34,6 +40,17 @@ def random_network(architecture: Architecture, seed: int = 0) -> StripMLP:
             if "grn" in name or "embeddings_table" in name:
                 parameter.normal_(0, 0.3)
     return network
+
+
+def unread_checkpoint(state_dict: Mapping[str, torch.Tensor], **config: Any) -> Checkpoint:
+    """A checkpoint that never was a file. Config by the fields of `TrainingConfig`."""
+    return Checkpoint(dict(state_dict), TrainingConfig(**config), "0" * 64)
+
+
+def meta_state_dict(architecture: Architecture) -> dict[str, torch.Tensor]:
+    """Names and shapes alone, which cost nothing at any size."""
+    with torch.device("meta"):
+        return StripMLP(architecture).state_dict()
 
 
 def training_config(architecture: Architecture, **changes: Any) -> dict[str, Any]:

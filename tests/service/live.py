@@ -1,13 +1,14 @@
 """A real service: uvicorn on a real socket, in a thread of the test process."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import uvicorn
+from prometheus_client.parser import text_string_to_metric_families
 
 from service.app import create_app
 from service.errors import StartupError
@@ -27,10 +28,11 @@ class _Server(uvicorn.Server):
 
 
 @contextmanager
-def live_service(models: Path, **settings: Any) -> Iterator[httpx.Client]:
-    """A client of a service that is up and ready. Settings are those of `Settings`."""
-    failures: list[StartupError] = []
-    app = create_app(Settings(models=models, port=0, device="cpu", **settings), failures.append)
+def listening_service(
+    models: Path, on_failure: Callable[[StartupError], None], **settings: Any
+) -> Iterator[httpx.Client]:
+    """A client of a service that is up, but may still load its models. Settings are those of `Settings`."""
+    app = create_app(Settings(models=models, port=0, device="cpu", **settings), on_failure)
     server = _Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
     thread = threading.Thread(target=server.run, name="uvicorn")
     thread.start()
@@ -38,14 +40,32 @@ def live_service(models: Path, **settings: Any) -> Iterator[httpx.Client]:
         assert server.listening.wait(30)
         port = server.servers[0].sockets[0].getsockname()[1]
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-            await_ready(client, failures)
             yield client
     finally:
         server.should_exit = True
         thread.join()
 
 
+@contextmanager
+def live_service(models: Path, **settings: Any) -> Iterator[httpx.Client]:
+    """A client of a service that is up and ready. Settings are those of `Settings`."""
+    failures: list[StartupError] = []
+    with listening_service(models, failures.append, **settings) as client:
+        await_ready(client, failures)
+        yield client
+
+
 def await_ready(client: httpx.Client, failures: list[StartupError]) -> None:
     """Ask until the service says that it is ready; each question waits for its answer."""
     while client.get("/readyz").status_code != 200:
         assert not failures, failures
+
+
+def metric(client: httpx.Client, name: str, **labels: str) -> float:
+    """The sum of a metric's samples that have these labels."""
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(client.get("/metrics").text)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
