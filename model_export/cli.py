@@ -16,7 +16,7 @@ from model_export.export import IMAGENET_MEAN, IMAGENET_STD, Exported, ExportOpt
 from model_export.labels import KNOWN
 from service.artifact import Interpolation, ParityReport
 
-main = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+main = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 # Standard output is left to --json, so that it can be piped.
 console = Console(stderr=True)
@@ -29,14 +29,16 @@ def export_command(
     version: Annotated[int | None, typer.Option(min=1, help="Model version.  [default: the next one]")] = None,
     labels: Annotated[
         str | None,
-        typer.Option(help=f"{'|'.join(KNOWN)}, a text file with a label a line, or an ImageFolder directory."),
+        typer.Option(help=f"{', '.join(KNOWN)}, a text file with a label a line, or an ImageFolder directory."),
     ] = None,
     output: Annotated[Path, typer.Option(help="Model repository to write to.")] = Path("weights/models"),
     crop: Annotated[
         bool | None,
         typer.Option("--crop/--no-crop", help="Resize and crop, or resize to the square.  [default: as trained]"),
     ] = None,
-    interpolation: Annotated[Interpolation | None, typer.Option(help="[default: as trained, else bicubic]")] = None,
+    interpolation: Annotated[
+        Interpolation | None, typer.Option(help="Of the resize.  [default: as trained, else bicubic]")
+    ] = None,
     mean: Annotated[tuple[float, float, float], typer.Option(help="Of pixels in 0 to 1.")] = IMAGENET_MEAN,
     std: Annotated[tuple[float, float, float], typer.Option(help="Of pixels in 0 to 1.")] = IMAGENET_STD,
     pictures: Annotated[
