@@ -8,6 +8,7 @@ from fastapi import Request
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 
 from service.errors import BadRequest, RequestTooLarge, UnsupportedBody
 from service.settings import Settings
@@ -37,7 +38,8 @@ async def read_pictures(request: Request, settings: Settings) -> list[Picture]:
     Raises:
         RequestTooLarge: more bytes or pictures than allowed; the rest is not read.
         UnsupportedBody: the content type is neither multipart/form-data, image/* nor application/octet-stream.
-        BadRequest: the multipart body is malformed, has other fields than `files`, or there is no picture.
+        BadRequest: the multipart body is malformed, has other fields than `files`, there is no picture, or the
+            client left.
     """
     header = request.headers.get("content-type", "application/octet-stream")
     content_type = parse_options_header(header)[0].decode("latin-1").lower()
@@ -59,11 +61,14 @@ async def read_pictures(request: Request, settings: Settings) -> list[Picture]:
 
 async def _limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
     received = 0
-    async for chunk in request.stream():
-        received += len(chunk)
-        if received > limit:
-            raise RequestTooLarge(f"the request's body is larger than the {limit // MEBIBYTE} MiB allowed")
-        yield chunk
+    try:
+        async for chunk in request.stream():
+            received += len(chunk)
+            if received > limit:
+                raise RequestTooLarge(f"the request's body is larger than the {limit // MEBIBYTE} MiB allowed")
+            yield chunk
+    except ClientDisconnect as error:
+        raise BadRequest(f"the client left after {received} bytes of the body") from error
 
 
 async def _read_multipart(request: Request, stream: AsyncGenerator[bytes, None], max_images: int) -> list[Picture]:

@@ -33,6 +33,9 @@ def random_network(architecture: Architecture, seed: int = 0) -> StripMLP:
                 assert module.running_var is not None
                 module.running_mean.normal_(0, 0.2)
                 module.running_var.uniform_(0.5, 2)
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                # PyTorch's start lets signals fade, so that the strip layers would hardly count in the logits.
+                module.weight.mul_(3**0.5)
             if isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
                 module.weight.uniform_(0.5, 1.5)
                 module.bias.normal_(0, 0.2)
