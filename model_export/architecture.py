@@ -3,6 +3,7 @@
 import re
 
 import torch
+from torch import Tensor
 
 from model_export.checkpoint import Checkpoint, StateDict
 from model_export.errors import CheckpointError, OptionError
@@ -30,7 +31,7 @@ def infer_architecture(checkpoint: Checkpoint) -> Architecture:
     patch, side = patch_embed[2], (table[0] - 1) // 2
     # The weights tell the side in patches; a picture a few pixels larger gives the same.
     image_size = side * patch
-    if config.image_size is not None and config.image_size // patch == side:
+    if config.image_size is not None and patch > 0 and config.image_size // patch == side:
         image_size = config.image_size
     try:
         architecture = Architecture(
@@ -76,7 +77,7 @@ def load_network(state: StateDict, architecture: Architecture) -> StripMLP:
             for key, shape in expected.items()
             if key in found and found[key] != shape
         ],
-        "not finite": [key for key in expected if key in found and not torch.isfinite(state[key]).all()],
+        "without finite real numbers": [key for key in expected if key in found and not _is_usable(state[key])],
     }
     lines = [
         f"{kind} ({len(keys)}): {', '.join(keys[:SHOWN])}{', …' if len(keys) > SHOWN else ''}"
@@ -88,6 +89,11 @@ def load_network(state: StateDict, architecture: Architecture) -> StripMLP:
     network = network.to_empty(device="cpu").double().eval()
     network.load_state_dict({key: state[key].double() for key in expected}, strict=False)
     return network
+
+
+def _is_usable(weight: Tensor) -> bool:
+    dense = weight.layout == torch.strided and weight.device.type == "cpu" and not weight.is_quantized
+    return dense and not weight.is_complex() and bool(torch.isfinite(weight).all())
 
 
 def _shape(state: StateDict, key: str, dimensions: int) -> tuple[int, ...]:

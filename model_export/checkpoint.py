@@ -144,9 +144,8 @@ def _state_dict(content: Mapping[Any, Any], path: Path) -> StateDict:
         raise CheckpointError(
             f"{path} holds no state dict: neither under 'model' or 'state_dict' nor by itself ({odd})"
         )
-    for prefix in WRAPPER_PREFIXES:
-        if all(key.startswith(prefix) for key in tensors):
-            tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    while prefix := next((each for each in WRAPPER_PREFIXES if all(key.startswith(each) for key in tensors)), None):
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
     return tensors
 
 

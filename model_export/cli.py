@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -68,10 +68,8 @@ def _fail(error: ExportError) -> None:
 
 def _print_report(report: ParityReport, exported: Exported | None, *, as_json: bool) -> None:
     if as_json:
-        document: dict[str, Any] = {
-            "model": str(exported.path) if exported else None,
-            "parity": report.model_dump(mode="json"),
-        }
+        # Pydantic writes numbers that JSON has not, such as an infinite error, as null.
+        document = {"model": str(exported.path) if exported else None, "parity": json.loads(report.model_dump_json())}
         typer.echo(json.dumps(document, indent=2))
         return
     # Narrow enough for a terminal of 80 columns.
@@ -81,7 +79,7 @@ def _print_report(report: ParityReport, exported: Exported | None, *, as_json: b
         pad_edge=False,
         collapse_padding=True,
     )
-    table.add_column("pictures")
+    table.add_column("pictures", no_wrap=True)
     for heading in ("batch", "max |Δlogit|", "mean |Δlogit|", "max |Δp|", "top-1", "top-5"):
         table.add_column(heading, justify="right")
     for row in report.rows:

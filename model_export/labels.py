@@ -53,7 +53,7 @@ def _from_source(source: str) -> tuple[str, ...]:
     if path.is_dir():
         return tuple(sorted(entry.name for entry in path.iterdir() if entry.is_dir()))
     try:
-        labels = tuple(line.strip() for line in path.read_text("utf-8").splitlines())
+        labels = tuple(line.strip() for line in path.read_text("utf-8-sig").splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(
             f"labels '{source}' are none of {', '.join(KNOWN)}, no directory and no readable text file: {error}"

@@ -17,7 +17,7 @@ METADATA_KEY = "strip_mlp_artifact"
 
 SCHEMA_VERSION: Final = 1
 
-MODEL_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+MODEL_NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """What a model's name, and so its folder in the repository, may look like."""
 
 Interpolation = Literal["bilinear", "hamming", "bicubic", "lanczos"]

@@ -96,21 +96,21 @@ class BatchQueue:
                 continue
             started = perf_counter()
             try:
-                scores = await loop.run_in_executor(self._thread, self._run_stacked, batch)
-            except asyncio.CancelledError:
-                _fail(batch, NotReady(f"model {self._name} is being unloaded"))
-                raise
+                rows = await loop.run_in_executor(self._thread, self._run_batch, batch)
             except Exception:  # whatever a runtime raises belongs to this batch, not to the next
                 logger.exception("model %s failed on a batch of %d", self._name, len(batch))
                 _fail(batch, InferenceFailed(f"model {self._name} failed on this picture's batch"))
                 continue
+            except BaseException:  # cancelled or dying; nobody else knows of this batch any more
+                _fail(batch, NotReady(f"model {self._name} stopped running"))
+                raise
             seconds = perf_counter() - started
             self._metrics.batch_size.labels(self._name).observe(len(batch))
             self._metrics.stage_seconds.labels(self._name, "infer").observe(seconds)
-            for index, each in enumerate(batch):
+            for each, scores in zip(batch, rows, strict=True):
                 self._metrics.stage_seconds.labels(self._name, "queue").observe(started - each.since)
                 if not each.answer.done():
-                    each.answer.set_result(scores.row(index))
+                    each.answer.set_result(scores)
 
     def _take(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
@@ -122,8 +122,9 @@ class BatchQueue:
             self._arrived.clear()
         return batch
 
-    def _run_stacked(self, batch: list[_Waiting]) -> Scores:
-        return self._run(np.stack([each.pixels for each in batch]))
+    def _run_batch(self, batch: list[_Waiting]) -> list[Scores]:
+        scores = self._run(np.stack([each.pixels for each in batch]))
+        return [scores.row(index) for index in range(len(batch))]
 
     def _on_worker_done(self, worker: asyncio.Task[None]) -> None:
         if not worker.cancelled() and worker.exception() is not None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fastapi import Request
 from python_multipart.multipart import parse_options_header
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
@@ -27,9 +27,33 @@ class Picture:
 
 
 class _MemoryParser(MultiPartParser):
-    """Keeps files in memory, which the body's limit bounds; the container's file system may be read-only."""
+    """Keeps files in memory, which the body's limit bounds; the container's file system may be read-only.
+
+    Refuses a body without its closing boundary, whose last picture may be cut off, and closes its files whatever
+    goes wrong.
+    """
 
     spool_max_size = sys.maxsize
+
+    _complete = False
+
+    def on_end(self) -> None:
+        super().on_end()
+        self._complete = True
+
+    async def parse(self) -> FormData:
+        try:
+            form = await super().parse()
+            self._require_complete()
+        except BaseException:
+            for file in self._files_to_close_on_error:
+                file.close()
+            raise
+        return form
+
+    def _require_complete(self) -> None:
+        if not self._complete:
+            raise MultiPartException("it ends before its closing boundary")
 
 
 async def read_pictures(request: Request, settings: Settings) -> list[Picture]:

@@ -23,8 +23,8 @@ def main() -> int:
         settings = CliApp.run(Settings)
     except ValidationError as error:
         for each in error.errors():
-            name = ".".join(str(part) for part in each["loc"])
-            print(f"strip-mlp-serve: setting {name}: {each['msg']}", file=sys.stderr)
+            name = "".join(f"setting {part}: " for part in each["loc"])
+            print(f"strip-mlp-serve: {name}{each['msg'].removeprefix('Value error, ')}", file=sys.stderr)
         return 2
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     failures: list[StartupError] = []
@@ -50,7 +50,10 @@ def main() -> int:
     # the default ones would end the process as killed.
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
-    server.run()
+    try:
+        server.run()
+    except SystemExit:  # how uvicorn ends when it cannot listen, after logging why
+        return 1
     for failure in failures:
         print(f"strip-mlp-serve: {failure}", file=sys.stderr)
     return 1 if failures else 0

@@ -79,7 +79,7 @@ class Models:
     def require_ready(self) -> None:
         """Raise NotReady, saying why, unless every model can answer."""
         dead = next((model.file.name for model in self.served if not model.queue.alive), None)
-        reason = f"the batching of model {dead} died" if dead else self._reason
+        reason = self._reason or (f"the batching of model {dead} died" if dead else None)
         if reason:
             raise NotReady(reason)
 

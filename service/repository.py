@@ -9,6 +9,8 @@ from service.errors import UnusableModel
 
 MODEL_FILE = "model.onnx"
 
+VERSION_PATTERN = "[1-9][0-9]*"
+
 
 @dataclass(frozen=True)
 class ModelFile:
@@ -32,8 +34,11 @@ def find_models(folder: Path) -> list[ModelFile]:
         name, version = path.parts[-3:-1]
         if name.startswith(".") or version.startswith("."):
             continue
-        if not re.match(MODEL_NAME_PATTERN, name) or not version.isdecimal():
-            raise UnusableModel(f"{path} is not at <name>/<version>/{MODEL_FILE} with a whole number as version")
+        if not re.fullmatch(MODEL_NAME_PATTERN, name) or not re.fullmatch(VERSION_PATTERN, version):
+            raise UnusableModel(
+                f"{path} is not at <name>/<version>/{MODEL_FILE}, with a name of letters, digits, '.', '_' and '-' and "
+                "a whole number from 1 without leading zeros as version"
+            )
         found.append(ModelFile(name, int(version), path))
     if not found:
         raise UnusableModel(

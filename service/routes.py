@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
 from starlette.responses import Response
 
 from service.answers import (
@@ -45,9 +46,12 @@ CLASSIFY_BODY = {
 }
 
 
-def _problems(*descriptions: tuple[int, str]) -> dict[int | str, dict[str, Any]]:
+def _problems(*descriptions: tuple[int, str], model: type[BaseModel] | None = None) -> dict[int | str, dict[str, Any]]:
+    """Statuses that come with problem details, or with `model` as plain JSON."""
     content = {PROBLEM_JSON: {"schema": Problem.model_json_schema()}}
-    return {status: {"description": description, "content": content} for status, description in descriptions}
+    return {
+        status: {"description": description, "content": content, "model": model} for status, description in descriptions
+    }
 
 
 def build_router(settings: Settings, models: Models, classifier: Classifier, metrics: Metrics) -> APIRouter:
@@ -58,17 +62,18 @@ def build_router(settings: Settings, models: Models, classifier: Classifier, met
         "/classify",
         response_model=ClassifyAnswer,
         openapi_extra=CLASSIFY_BODY,
-        responses={
-            422: {"model": ClassifyAnswer, "description": "No picture could be classified, the first one is broken"},
-            **_problems(
-                (400, "Malformed request"),
-                (404, "No such model"),
-                (413, "Body or, in a result, the first picture too large"),
-                (415, "Content type or, in a result, the first picture's format not accepted"),
-                (429, "Queue full; see Retry-After"),
-                (503, "Not ready, or shutting down"),
-            ),
-        },
+        responses=_problems(
+            (400, "Malformed request"),
+            (404, "No such model"),
+            (429, "Queue full; see Retry-After"),
+            (503, "Not ready, or shutting down"),
+        )
+        | _problems(
+            (413, "Body too large; or no picture could be classified, and the first one is too large"),
+            (415, "Content type not accepted; or no picture could be classified, and the first one is of no format"),
+            (422, "No picture could be classified, and the first one is broken"),
+            model=ClassifyAnswer,
+        ),
     )
     async def classify(
         request: Request,
