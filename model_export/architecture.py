@@ -93,7 +93,7 @@ def load_network(state: StateDict, architecture: Architecture) -> StripMLP:
 
 def _is_usable(weight: Tensor) -> bool:
     dense = weight.layout == torch.strided and weight.device.type == "cpu" and not weight.is_quantized
-    return dense and not weight.is_complex() and bool(torch.isfinite(weight).all())
+    return dense and not weight.is_complex() and bool(torch.isfinite(weight.double()).all())
 
 
 def _shape(state: StateDict, key: str, dimensions: int) -> tuple[int, ...]:

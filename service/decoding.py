@@ -8,6 +8,7 @@ first counts. The EXIF orientation is applied.
 """
 
 import io
+import warnings
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -29,8 +30,10 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# The limit is the caller's, and is checked between reading the header and decoding.
-Image.MAX_IMAGE_PIXELS = None
+# Pillow only warns of pictures between its limit and twice its limit.
+warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
 def decode(data: bytes, *, max_pixels: int) -> Image.Image:
@@ -48,20 +51,26 @@ def decode(data: bytes, *, max_pixels: int) -> Image.Image:
         PictureTooLarge: it has more than `max_pixels`.
         BrokenPicture: the format is known, the content is not decodable.
     """
+    too_large = f"the picture, or a frame of it, has more than the {max_pixels} pixels allowed"
+    # Decoders check against this limit too, before they make room; it is global, and in a service always the same.
+    Image.MAX_IMAGE_PIXELS = max_pixels
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         raise UnsupportedPicture(f"not a readable picture; accepted are {', '.join(FORMATS)}") from error
+    except BOMB as error:
+        raise PictureTooLarge(too_large) from error
     except Exception as error:  # decoders raise anything; whatever it is, this picture is at fault
         raise BrokenPicture(f"the picture's header cannot be read: {error}") from error
-    width, height = picture.size
-    if width * height > max_pixels:
-        raise PictureTooLarge(f"the picture has {width} x {height} pixels, {max_pixels} are allowed")
+    if picture.width * picture.height > max_pixels:  # does not hang on the process's warning filters
+        raise PictureTooLarge(too_large)
     if picture.mode == "F":
         raise UnsupportedPicture("pictures with floating-point samples are not accepted; use 8 or 16 bit")
     try:
         picture.load()
         return _turn_upright(_to_rgb(picture), picture)
+    except BOMB as error:
+        raise PictureTooLarge(too_large) from error
     except Exception as error:  # as above
         raise BrokenPicture(f"the {picture.format} picture cannot be decoded: {error}") from error
 
