@@ -110,4 +110,5 @@ def _shape(state: StateDict, key: str, dimensions: int) -> tuple[int, ...]:
 
 def _depth(state: StateDict, stage: int) -> int:
     matches = (re.match(rf"blocks{stage}\.(\d+)\.", key) for key in state)
-    return 1 + max((int(match[1]) for match in matches if match), default=-1)
+    # Counted, not the highest: a stray key must not make a billion blocks, and is named as unexpected later.
+    return len({match[1] for match in matches if match})

@@ -49,7 +49,7 @@ def export_command(
     """Export a Strip-MLP checkpoint to a self-describing ONNX model and prove that nothing was lost."""
     options = ExportOptions(checkpoint, output, name, version, labels, crop, interpolation, mean, std, pictures)
     try:
-        with Progress(console=console, transient=True) as progress:
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             exported = export(options, progress)
     except ParityFailed as error:
         _print_report(error.report, None, as_json=as_json)

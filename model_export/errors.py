@@ -1,4 +1,4 @@
-"""Every reason for which an export stops; nothing is written then.
+"""Every reason for which an export stops; no model is written then.
 
 ExportError
  ├─ CheckpointError    the checkpoint cannot be read, or is not a Strip-MLP's

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -21,9 +22,12 @@ from model_export.sample_pictures import read_pictures, sample_pictures
 from model_export.simplify import simplify
 from model_export.variants import variant_name
 from service.artifact import METADATA_KEY, Architecture, Artifact, Interpolation, Preprocessing, Triple
+from service.errors import UnusableModel
 from service.repository import MODEL_FILE
 from service.session import Session
 from service.settings import USABLE_CPUS
+
+T = TypeVar("T")
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
@@ -62,9 +66,7 @@ def export(options: ExportOptions, progress: Progress) -> Exported:
     Raises:
         ExportError: in one of its kinds; nothing was written.
     """
-    pictures = sample_pictures()
-    if options.pictures is not None:
-        pictures += read_pictures(options.pictures)
+    own_pictures = read_pictures(options.pictures) if options.pictures is not None else []
     checkpoint = read_checkpoint(options.checkpoint)
     architecture = infer_architecture(checkpoint)
     artifact = _describe(options, checkpoint, architecture)
@@ -77,14 +79,16 @@ def export(options: ExportOptions, progress: Progress) -> Exported:
             staged = Path(folder) / destination.name / MODEL_FILE
             staged.parent.mkdir()
             session = _save(model, artifact, staged)
-            artifact = artifact.model_copy(update={"parity": check_parity(network, session, pictures, progress)})
+            artifact = artifact.model_copy(
+                update={"parity": check_parity(network, session, sample_pictures() + own_pictures, progress)}
+            )
             assert artifact.parity is not None  # just set
             if not artifact.parity.passed:
                 raise ParityFailed(artifact.parity)
             _check_same_answers(session, _save(model, artifact, staged))
             destination.parent.mkdir(exist_ok=True)
             staged.parent.rename(destination)
-    except OSError as error:
+    except (OSError, UnusableModel) as error:
         raise OutputError(f"cannot write {destination / MODEL_FILE}: {error}") from error
     return Exported(destination / MODEL_FILE, artifact)
 
@@ -92,10 +96,10 @@ def export(options: ExportOptions, progress: Progress) -> Exported:
 def _describe(options: ExportOptions, checkpoint: Checkpoint, architecture: Architecture) -> Artifact:
     """Everything that the artifact says but its parity."""
     config, size = checkpoint.config, architecture.image_size
-    crop = options.crop if options.crop is not None else config.crop if config.crop is not None else True
+    crop = _first(options.crop, config.crop, True)
     try:
         return Artifact(
-            name=options.name or config.name or options.checkpoint.name.partition(".")[0],
+            name=_first(options.name, config.name, options.checkpoint.name.partition(".")[0]),
             variant=variant_name(architecture),
             architecture=architecture,
             labels=read_labels(options.labels, config.dataset, architecture.num_classes),
@@ -104,7 +108,7 @@ def _describe(options: ExportOptions, checkpoint: Checkpoint, architecture: Arch
                     "image_size": size,
                     "resize_side": int((256 / 224) * size) if crop else size,
                     "crop": crop,
-                    "interpolation": options.interpolation or config.interpolation or "bicubic",
+                    "interpolation": _first(options.interpolation, config.interpolation, "bicubic"),
                     "mean": options.mean,
                     "std": options.std,
                 }
@@ -118,6 +122,10 @@ def _describe(options: ExportOptions, checkpoint: Checkpoint, architecture: Arch
         first = error.errors()[0]
         field = str(first["loc"][0])
         raise OptionError(f"{field} is {first['input']!r}: {first['msg']}; give --{field}") from error
+
+
+def _first(option: T | None, configured: T | None, default: T) -> T:
+    return option if option is not None else configured if configured is not None else default
 
 
 def _library_versions() -> dict[str, str]:

@@ -50,7 +50,7 @@ def _from_source(source: str) -> tuple[str, ...]:
         text = (resources.files("model_export") / "labels" / f"{source}.txt").read_text("utf-8")
         return tuple(text.splitlines())
     path = Path(source)
-    if path.is_dir():
+    if source and path.is_dir():
         return tuple(sorted(entry.name for entry in path.iterdir() if entry.is_dir()))
     try:
         labels = tuple(line.strip() for line in path.read_text("utf-8-sig").splitlines())

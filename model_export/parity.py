@@ -1,7 +1,8 @@
 """The proof: the exported file, as the service runs it, against the checkpoint's own network in float64.
 
 Both ways start where a client starts. For encoded pictures the reference decodes, resizes and crops as the authors
-do, the candidate with the service's code; for random pixels both get the same ones.
+do, the candidate with the service's code; for random pixels both get the same ones. What the artifact says of resize,
+crop and interpolation is taken as right by both.
 """
 
 from collections.abc import Sequence
