@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import httpx
@@ -13,6 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.app import create_app
 from service.errors import StartupError
 from service.settings import Settings
+
+PATIENCE = 30
+"""Seconds after which a test that hangs fails."""
 
 
 class _Server(uvicorn.Server):
@@ -37,7 +41,7 @@ def listening_service(
     thread = threading.Thread(target=server.run, name="uvicorn")
     thread.start()
     try:
-        assert server.listening.wait(30)
+        assert server.listening.wait(PATIENCE)
         port = server.servers[0].sockets[0].getsockname()[1]
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             yield client
@@ -57,8 +61,23 @@ def live_service(models: Path, **settings: Any) -> Iterator[httpx.Client]:
 
 def await_ready(client: httpx.Client, failures: list[StartupError]) -> None:
     """Ask until the service says that it is ready; each question waits for its answer."""
+    given_up = monotonic() + PATIENCE
     while client.get("/readyz").status_code != 200:
         assert not failures, failures
+        assert monotonic() < given_up
+
+
+def await_metric(client: httpx.Client, least: float, name: str, **labels: str) -> None:
+    """Ask until a metric has grown to a value; each question waits for its answer."""
+    given_up = monotonic() + PATIENCE
+    while metric(client, name, **labels) < least:
+        assert monotonic() < given_up
+
+
+def classify(client: httpx.Client, *pictures: bytes, **query: Any) -> httpx.Response:
+    """Send the pictures as files 0.png, 1.png and so on."""
+    files = [("files", (f"{place}.png", data)) for place, data in enumerate(pictures)]
+    return client.post("/classify", files=files, params=query)
 
 
 def metric(client: httpx.Client, name: str, **labels: str) -> float:

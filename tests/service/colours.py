@@ -1,0 +1,94 @@
+"""A tiny model in place of a Strip-MLP: three logits, the picture's mean red, green and blue over `LEVEL`."""
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import TensorProto, helper
+
+from service.artifact import METADATA_KEY, Architecture, Artifact, ParityReport, ParityRow, Preprocessing
+
+SIZE = 32
+
+LEVEL = 64.0
+"""Keeps the probabilities of a strong colour away from 1."""
+
+
+def parity(*, passed: bool = True) -> ParityReport:
+    """A report with two rows, of which the second has the larger error."""
+    rows = tuple(
+        ParityRow(
+            source="random pixels",
+            batch_size=1,
+            pictures=1,
+            max_abs_logit_error=error,
+            mean_abs_logit_error=error,
+            max_abs_probability_error=error,
+            top1_agreement=1.0,
+            top5_agreement=1.0,
+        )
+        for error in (0.125, 0.25)
+    )
+    return ParityReport(
+        reference="the test", candidate="the test", logit_range=1.0, max_abs_logit_error_allowed=1.0, rows=rows,
+        passed=passed,
+    )  # fmt: skip
+
+
+def artifact(**changes: Any) -> Artifact:
+    """The model's document; the changes are not validated."""
+    document = Artifact(
+        name="colours",
+        variant=None,
+        architecture=Architecture(embed_dim=8, depths=(1, 1, 1, 1), patch_size=4, image_size=SIZE, num_classes=3),
+        labels=("red", "green", "blue"),
+        preprocessing=Preprocessing(
+            image_size=SIZE, resize_side=SIZE, crop=True, interpolation="bilinear", mean=(0, 0, 0), std=(1, 1, 1)
+        ),
+        precision="fp32",
+        checkpoint_sha256="c0" * 32,
+        libraries={"onnx": onnx.__version__},
+        parity=parity(),
+    )
+    return document.model_copy(update=changes)
+
+
+def save(
+    path: Path,
+    metadata: str | None = None,
+    *,
+    input_name: str = "pixels",
+    input_type: int = TensorProto.UINT8,
+    size: int = SIZE,
+    batch: int | str = "batch",
+    outputs: tuple[str, str] = ("logits", "probabilities"),
+) -> Path:
+    """Write the model as an ONNX file; a keyword makes it another model than its document promises."""
+    logits, probabilities = outputs
+    nodes = [
+        helper.make_node("Cast", [input_name], ["samples"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["samples", "axes"], ["means"], keepdims=0),
+        helper.make_node("Div", ["means", "level"], [logits]),
+        helper.make_node("Softmax", [logits], [probabilities]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "colours",
+        [helper.make_tensor_value_info(input_name, input_type, [batch, size, size, 3])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, 3]) for name in outputs],
+        [
+            helper.make_tensor("axes", TensorProto.INT64, [2], [1, 2]),
+            helper.make_tensor("level", TensorProto.FLOAT, [], [LEVEL]),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    if metadata is not None:
+        helper.set_model_props(model, {METADATA_KEY: metadata})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, path)
+    return path
+
+
+def save_served(models: Path, name: str = "colours", version: int = 1, **changes: Any) -> Path:
+    """Put the model into a repository, ready to be served but for the changes to its document."""
+    return save(models / name / str(version) / "model.onnx", artifact(**changes).model_dump_json())

@@ -1,0 +1,135 @@
+"""The application over its life: loading, ready, failed; and its documentation."""
+
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service import models as module
+from service.errors import StartupError
+from service.repository import ModelFile
+from service.session import Session
+from service.settings import Settings
+from tests.service import colours
+from tests.service.live import PATIENCE, await_metric, await_ready, listening_service, live_service, metric
+from tests.service.pictures import png
+
+PROBLEM_JSON = "application/problem+json"
+
+
+def test_while_models_load_the_service_lives_but_is_not_ready(
+    colour_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+    load = module._open_and_warm
+
+    def load_later(file: ModelFile, settings: Settings) -> Session:
+        assert go_on.wait(PATIENCE)
+        return load(file, settings)
+
+    monkeypatch.setattr(module, "_open_and_warm", load_later)
+    failures: list[StartupError] = []
+
+    with listening_service(colour_models, failures.append) as client:
+        try:
+            for response in client.get("/readyz"), client.get("/models"), client.post("/classify", content=png("red")):
+                assert response.status_code == 503
+                assert response.headers["content-type"] == PROBLEM_JSON
+                assert response.json()["code"] == "not_ready"
+                assert response.json()["detail"] == "models are being loaded"
+            assert client.get("/healthz").status_code == 200
+            assert client.get("/metrics").status_code == 200
+        finally:
+            go_on.set()
+
+        await_ready(client, failures)
+        assert client.get("/readyz").json() == {"status": "ready"}
+        assert client.post("/classify", content=png("red")).status_code == 200
+
+
+def test_a_model_that_cannot_be_served_is_told_and_never_ready(tmp_path: Path) -> None:
+    colours.save(tmp_path / "unknown/1/model.onnx")
+    failures: list[StartupError] = []
+    failed = threading.Event()
+
+    def on_failure(error: StartupError) -> None:
+        failures.append(error)
+        failed.set()
+
+    with listening_service(tmp_path, on_failure) as client:
+        assert failed.wait(PATIENCE)
+        response = client.get("/readyz")
+
+    assert [error.code for error in failures] == ["unusable_model"]
+    assert response.status_code == 503
+    assert response.json()["detail"] == str(failures[0])
+    assert "has no 'strip_mlp_artifact' metadata" in str(failures[0])
+
+
+def test_a_client_that_goes_away_is_no_error_of_the_service(
+    colour_models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with live_service(colour_models) as client:
+        with socket.create_connection((client.base_url.host, client.base_url.port or 0)) as connection:
+            connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n" + bytes(10))
+        await_metric(client, 1, "stripmlp_requests_total", endpoint="/classify")
+
+        assert metric(client, "stripmlp_requests_total", endpoint="/classify", code="500") == 0
+        assert metric(client, "stripmlp_in_flight_requests") == 1
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_a_service_that_ended_leaves_no_thread(colour_models: Path) -> None:
+    before = set(threading.enumerate())
+
+    with live_service(colour_models) as client:
+        assert client.post("/classify", content=png("red")).status_code == 200
+        during = {thread.name.split("_")[0] for thread in set(threading.enumerate()) - before}
+
+    assert {"uvicorn", "decode", "infer-colours"} <= during
+    assert set(threading.enumerate()) <= before
+
+
+@pytest.fixture(scope="module")
+def openapi(narrow: httpx.Client) -> Any:
+    return narrow.get("/openapi.json").json()
+
+
+def test_the_documentation_is_served(narrow: httpx.Client, openapi: Any) -> None:
+    assert "/openapi.json" in narrow.get("/docs").text
+    assert openapi["paths"].keys() == {"/classify", "/models", "/healthz", "/readyz", "/metrics"}
+
+
+def test_the_bodies_of_classify_are_documented(openapi: Any) -> None:
+    body = openapi["paths"]["/classify"]["post"]["requestBody"]
+
+    binary = {"type": "string", "format": "binary"}
+    files = body["content"].pop("multipart/form-data")["schema"]["properties"]["files"]
+    assert body["required"] is True
+    assert files == {"type": "array", "items": binary}
+    assert {"image/jpeg", "image/png", "image/webp", "application/octet-stream"} <= body["content"].keys()
+    assert all(each == {"schema": binary} for each in body["content"].values())
+
+
+def test_the_query_of_classify_is_documented(openapi: Any) -> None:
+    parameters = {each["name"]: each for each in openapi["paths"]["/classify"]["post"]["parameters"]}
+
+    assert parameters.keys() == {"model", "version", "top_k"}
+    assert not any(each["required"] for each in parameters.values())
+    assert parameters["top_k"]["schema"]["default"] == 5
+
+
+def test_the_answers_of_classify_are_documented(openapi: Any) -> None:
+    responses = openapi["paths"]["/classify"]["post"]["responses"]
+
+    assert responses.keys() == {"200", "400", "404", "413", "415", "422", "429", "503"}
+    for status in ("400", "404", "413", "415", "429", "503"):
+        properties = responses[status]["content"][PROBLEM_JSON]["schema"]["properties"]
+        assert properties.keys() == {"type", "title", "status", "detail", "code"}
+    answer = {"$ref": "#/components/schemas/ClassifyAnswer"}
+    # Without any good picture, the first one's error is the status of the results.
+    for status in ("200", "413", "415", "422"):
+        assert responses[status]["content"]["application/json"]["schema"] == answer

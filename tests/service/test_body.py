@@ -1,0 +1,200 @@
+"""What `/classify` takes as a body, and where it stops reading."""
+
+import asyncio
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import Request
+from starlette.types import Message
+
+from service.body import MEBIBYTE, Picture, read_pictures
+from service.errors import RequestTooLarge
+from service.settings import Settings
+from tests.service.pictures import png
+
+RED, BLUE = png("red"), png("blue")
+BOUNDARY = "frontier"
+MULTIPART = {"content-type": f"multipart/form-data; boundary={BOUNDARY}"}
+
+
+def classify(client: httpx.Client, **body: Any) -> httpx.Response:
+    return client.post("/classify", params={"model": "shades", "top_k": 1}, **body)
+
+
+def labels(response: httpx.Response) -> list[str]:
+    assert response.status_code == 200, response.text
+    return [result["predictions"][0]["label"] for result in response.json()["results"]]
+
+
+def refusal(response: httpx.Response) -> tuple[int, str]:
+    assert response.headers["content-type"] == "application/problem+json"
+    return response.status_code, response.json()["code"]
+
+
+def part(disposition: str, data: bytes, end: bytes = b"\r\n") -> bytes:
+    return b"--%b\r\nContent-Disposition: form-data%b\r\n\r\n%b%b" % (
+        BOUNDARY.encode(),
+        disposition.encode(),
+        data,
+        end,
+    )
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "image/jpeg",
+        "image/png",
+        "image/webp",
+        "image/x-whatever",
+        "application/octet-stream",
+        "IMAGE/PNG",
+        "image/png; name=red.png",
+        None,
+    ],
+)
+def test_the_body_is_the_picture_whatever_its_type_says(narrow: httpx.Client, content_type: str | None) -> None:
+    response = classify(narrow, content=RED, headers={"content-type": content_type} if content_type else {})
+
+    assert labels(response) == ["red"]
+    assert response.json()["results"][0]["filename"] is None
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["application/json", "text/plain", "application/x-www-form-urlencoded", "multipart/mixed; boundary=x", "image", ""],
+)
+def test_other_content_types_are_refused(narrow: httpx.Client, content_type: str) -> None:
+    response = classify(narrow, content=RED, headers={"content-type": content_type})
+
+    assert refusal(response) == (415, "unsupported_body")
+
+
+def test_files_are_read_in_order_with_their_names(narrow: httpx.Client) -> None:
+    names = ["größe.png", "a/b.png", "größe.png"]
+    response = classify(
+        narrow, files=[("files", (name, data)) for name, data in zip(names, (BLUE, RED, BLUE), strict=True)]
+    )
+
+    assert labels(response) == ["blue", "red", "blue"]
+    assert [result["filename"] for result in response.json()["results"]] == names
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"content": b""}, "holds no picture"),
+        ({"content": b"--frontier--\r\n", "headers": MULTIPART}, "holds no picture"),
+        ({"files": {"image": RED}}, "field 'image' is not understood"),
+        ({"files": {"files": RED}, "data": {"top_k": "3"}}, "field 'top_k' is not understood"),
+        ({"files": {"files": (None, RED)}}, "field 'files' is not understood"),
+        ({"content": RED, "headers": {"content-type": "multipart/form-data"}}, "boundary"),
+        ({"content": RED, "headers": MULTIPART}, "cannot be read"),
+        ({"content": part("", RED) + b"--frontier--\r\n", "headers": MULTIPART}, '"name" must be provided'),
+    ],
+)
+def test_bodies_that_make_no_sense_are_refused(narrow: httpx.Client, body: dict[str, Any], said: str) -> None:
+    response = classify(narrow, **body)
+
+    assert refusal(response) == (400, "bad_request")
+    assert said in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        part('; name="files"; filename="a"', RED, end=b""),
+        part('; name="files"; filename="a"', RED) + part('; name="files"; filename="b"', BLUE, end=b""),
+        part('; name="files"; filename="a"', RED),
+        part('; name="files"; filename="a"', RED) + b"--frontier\r\nContent-Dispo",
+    ],
+)
+def test_a_multipart_body_without_its_end_is_refused(narrow: httpx.Client, body: bytes) -> None:
+    """Its last picture may be cut off, and others may have been lost."""
+    assert refusal(classify(narrow, content=body, headers=MULTIPART)) == (400, "bad_request")
+
+
+def test_a_well_formed_body_written_by_hand_is_accepted(narrow: httpx.Client) -> None:
+    body = part('; name="files"; filename="a"', RED) + b"--frontier--\r\n"
+
+    assert labels(classify(narrow, content=body, headers=MULTIPART)) == ["red"]
+
+
+def chunked(size: int) -> Iterator[bytes]:
+    for start in range(0, size, 65536):
+        yield bytes(min(65536, size - start))
+
+
+@pytest.mark.parametrize("chunks", [True, False])
+def test_the_limit_of_bytes_is_inclusive_with_and_without_content_length(narrow: httpx.Client, chunks: bool) -> None:
+    limit = 2 * MEBIBYTE
+
+    largest = classify(narrow, content=chunked(limit) if chunks else bytes(limit))
+    larger = classify(narrow, content=chunked(limit + 1) if chunks else bytes(limit + 1))
+
+    assert ("content-length" in larger.request.headers) is not chunks
+    assert [result["error"]["code"] for result in largest.json()["results"]] == ["picture_too_large"]
+    assert refusal(larger) == (413, "request_too_large")
+    assert larger.json()["detail"] == "the request's body is larger than the 2 MiB allowed"
+
+
+def test_the_limit_of_bytes_holds_for_files_together(narrow: httpx.Client) -> None:
+    response = classify(narrow, files=[("files", ("a", bytes(MEBIBYTE)))] * 2)
+
+    assert refusal(response) == (413, "request_too_large")
+
+
+def test_the_limit_of_pictures_is_inclusive(narrow: httpx.Client) -> None:
+    assert labels(classify(narrow, files=[("files", ("a", RED))] * 3)) == ["red"] * 3
+    too_many = classify(narrow, files=[("files", ("a", RED))] * 4)
+
+    assert refusal(too_many) == (413, "request_too_large")
+    assert too_many.json()["detail"] == "the request has more than the 3 pictures allowed"
+
+
+def test_files_are_kept_in_memory(narrow: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's file system may be read-only."""
+
+    def fail(_: Any) -> None:
+        raise OSError("read-only file system")
+
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", fail)
+    padded = RED.ljust(MEBIBYTE // 2 * 3, b"\0")
+    response = classify(narrow, files={"files": padded})
+
+    assert response.json()["results"][0]["error"]["code"] == "picture_too_large"
+
+
+def read(content_type: str, chunks: list[bytes], settings: Settings) -> tuple[list[Picture] | Exception, int]:
+    """What is read of these chunks, and how many of them are left."""
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": chunks.pop(0), "more_body": bool(chunks)}
+
+    scope = {"type": "http", "headers": [(b"content-type", content_type.encode())]}
+    try:
+        return asyncio.run(read_pictures(Request(scope, receive), settings)), len(chunks)
+    except RequestTooLarge as error:
+        return error, len(chunks)
+
+
+def test_no_more_is_read_than_allowed() -> None:
+    settings = Settings(max_request_mb=1, max_images=2)
+    files = part('; name="files"; filename="a"', RED)
+
+    by_bytes, unread_bytes = read("image/png", [bytes(MEBIBYTE), b"1", b"2", b"3"], settings)
+    by_pictures, unread_pictures = read(MULTIPART["content-type"], [files] * 10, settings)
+
+    assert (type(by_bytes), unread_bytes) == (RequestTooLarge, 2)
+    assert (type(by_pictures), unread_pictures) == (RequestTooLarge, 7)
+
+
+def test_pictures_arrive_whole_however_the_body_is_cut() -> None:
+    body = part('; name="files"; filename="a"', RED) + part('; name="files"; filename="b"', BLUE) + b"--frontier--\r\n"
+
+    pictures, _ = read(MULTIPART["content-type"], [body[at : at + 7] for at in range(0, len(body), 7)], Settings())
+
+    assert pictures == [Picture("a", RED), Picture("b", BLUE)]

@@ -1,0 +1,153 @@
+"""The command line, in real processes."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import onnxruntime
+import pytest
+
+from service.settings import Settings
+from tests.conftest import REPOSITORY
+from tests.service import colours
+from tests.service.live import await_ready
+from tests.service.pictures import png
+
+COMMAND = [sys.executable, "-m", "service"]
+
+
+def environment(**settings: str) -> dict[str, str]:
+    own = {f"STRIPMLP_{field.upper()}" for field in Settings.model_fields}
+    return {name: value for name, value in os.environ.items() if name not in own} | settings
+
+
+def ended(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """A process that ends by itself."""
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        cwd=REPOSITORY,
+        env=environment(**settings),
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@contextmanager
+def running(*arguments: str, **settings: str) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+    """A process that serves, and a client of it."""
+    with subprocess.Popen(
+        [*COMMAND, *arguments], cwd=REPOSITORY, env=environment(**settings), stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stderr
+            lines = (re.search(r"Uvicorn running on (http://\S+)", line) for line in process.stderr)
+            url = next(found[1] for found in lines if found)
+            with httpx.Client(base_url=url, timeout=60) as client:
+                await_ready(client, [])
+                yield process, client
+        finally:
+            process.kill()
+
+
+def test_help_shows_every_setting_with_default_and_environment_name() -> None:
+    shown = ended("--help", COLUMNS="500")
+
+    assert shown.returncode == 0
+    options = {
+        found[1]: found[0]
+        for found in re.finditer(r"--([a-z-]+) .*?(?=\n  -|\Z)", shown.stdout.partition("options:")[2], re.DOTALL)
+    }
+    assert options.keys() - {"help"} == {name.replace("_", "-") for name in Settings.model_fields}
+    for name, field in Settings.model_fields.items():
+        text = " ".join(options[name.replace("_", "-")].split())
+        default = "null" if field.default is None else field.default
+        assert field.description
+        assert field.description in text
+        assert f"(default: {default})" in text
+        assert f"[env: STRIPMLP_{name.upper()}]" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "told"),
+    [
+        (["--threads", "0"], {}, "setting threads: Input should be greater than 0"),
+        (["--max-batch", "many"], {}, "setting max_batch: Input should be a valid integer"),
+        ([], {"STRIPMLP_PORT": "70000"}, "setting port: Input should be less than or equal to 65535"),
+        (["--max-images", "600"], {}, "strip-mlp-serve: max_images is 600, but max_queue only 512"),
+        (["--max-batches", "8"], {}, "unrecognized arguments: --max-batches"),
+    ],
+)
+def test_a_wrong_setting_is_named(arguments: list[str], settings: dict[str, str], told: str) -> None:
+    process = ended(*arguments, **settings)
+
+    assert process.returncode == 2
+    assert told in process.stderr
+    assert "Traceback" not in process.stderr
+    assert process.stdout == ""
+
+
+def assert_not_started(process: subprocess.CompletedProcess[str], told: str) -> None:
+    assert process.returncode == 1
+    assert re.search(rf"^strip-mlp-serve: .*{told}", process.stderr, re.MULTILINE), process.stderr
+    assert "Traceback" not in process.stderr
+
+
+def test_a_missing_repository_ends_the_service(tmp_path: Path) -> None:
+    assert_not_started(ended("--models", str(tmp_path / "missing"), "--port", "0"), "missing is not a directory")
+
+
+def test_an_empty_repository_ends_the_service(tmp_path: Path) -> None:
+    assert_not_started(ended("--models", str(tmp_path), "--port", "0"), "has no <name>/<version>/model.onnx")
+
+
+def test_a_file_without_metadata_ends_the_service(tmp_path: Path) -> None:
+    colours.save(tmp_path / "unknown/1/model.onnx")
+
+    assert_not_started(ended("--models", str(tmp_path), "--port", "0"), "has no 'strip_mlp_artifact' metadata")
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="the installed onnxruntime has CUDA"
+)
+def test_cuda_without_cuda_ends_the_service(colour_models: Path) -> None:
+    process = ended("--models", str(colour_models), "--port", "0", "--device", "cuda")
+
+    assert_not_started(process, "--device cuda was asked for")
+
+
+def test_a_port_in_use_ends_the_service(colour_models: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        process = ended("--models", str(colour_models), "--port", str(taken.getsockname()[1]))
+
+    assert process.returncode == 1
+    assert "address already in use" in process.stderr
+
+
+def test_settings_come_from_the_environment_and_the_command_line(colour_models: Path) -> None:
+    variables = {"STRIPMLP_MODELS": str(colour_models), "STRIPMLP_PORT": "0", "STRIPMLP_MAX_IMAGES": "1"}
+
+    with running("--max-images", "2", **variables) as (_, client):
+        files = [("files", png("red"))]
+        assert client.post("/classify", files=files * 2).status_code == 200
+        assert client.post("/classify", files=files * 3).status_code == 413
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_the_service_cleanly(colour_models: Path, stop: signal.Signals) -> None:
+    with running("--models", str(colour_models), "--port", "0") as (process, client):
+        assert client.post("/classify", content=png("red")).status_code == 200
+        process.send_signal(stop)
+        _, messages = process.communicate(timeout=30)
+
+    assert process.returncode == 0
+    assert "Application shutdown complete" in messages
+    assert "Traceback" not in messages

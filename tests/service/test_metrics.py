@@ -1,0 +1,91 @@
+"""What the metrics count."""
+
+from pathlib import Path
+
+import pytest
+from prometheus_client import CONTENT_TYPE_LATEST
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.metrics import Metrics
+from tests.service import colours
+from tests.service.conftest import Gate, InThread
+from tests.service.live import PATIENCE, classify, live_service, metric
+from tests.service.pictures import png
+
+
+def test_everything_is_counted_once(colour_models: Path) -> None:
+    with live_service(colour_models) as client:
+        assert classify(client, png("red"), b"no picture", png("blue")).status_code == 200
+        assert client.post("/classify", content=b"no picture").status_code == 415
+        assert client.post("/classify?model=rainbow", content=png("red")).status_code == 404
+
+        def images(outcome: str) -> float:
+            return metric(client, "stripmlp_images_total", model="colours", version="1", outcome=outcome)
+
+        def stage(name: str) -> float:
+            return metric(client, "stripmlp_stage_duration_seconds_count", model="colours", stage=name)
+
+        assert [images(outcome) for outcome in ("ok", "invalid", "refused", "failed")] == [2, 2, 0, 0]
+        assert [stage(name) for name in ("read", "decode", "queue", "encode")] == [2, 2, 2, 2]
+        assert 1 <= stage("infer") == metric(client, "stripmlp_batch_size_count", model="colours") <= 2
+        assert metric(client, "stripmlp_batch_size_sum", model="colours") == 2
+        for code, count in {"200": 1, "415": 1, "404": 1}.items():
+            assert metric(client, "stripmlp_requests_total", endpoint="/classify", code=code) == count
+        assert metric(client, "stripmlp_request_duration_seconds_count", endpoint="/classify") == 3
+        assert metric(client, "stripmlp_queue_images", model="colours") == 0
+        assert metric(client, "stripmlp_queue_limit", model="colours") == 512
+        assert metric(client, "stripmlp_model_info", model="colours", version="1", checkpoint_sha256="c0" * 32) == 1
+        assert metric(client, "stripmlp_model_parity_max_abs_error", model="colours", version="1") == 0.25
+
+
+def test_what_is_under_way_is_shown(colour_models: Path, gate: Gate, in_thread: InThread) -> None:
+    with live_service(colour_models) as client:
+        gate.close()
+        answer = in_thread(lambda: classify(client, png("red"), png("red")))
+        assert gate.reached.wait(PATIENCE)
+
+        assert metric(client, "stripmlp_queue_images") == 2
+        assert metric(client, "stripmlp_in_flight_requests") == 2  # the scrape is the other
+        gate.open.set()
+        assert answer.result().status_code == 200
+        assert metric(client, "stripmlp_queue_images") == 0
+        assert metric(client, "stripmlp_in_flight_requests") == 1
+
+
+def test_invented_paths_share_one_label(colour_models: Path) -> None:
+    with live_service(colour_models) as client:
+        for place in range(5):
+            assert client.get(f"/invented/{place}").status_code == 404
+
+        families = {family.name: family for family in text_string_to_metric_families(client.get("/metrics").text)}
+
+    counts = {
+        (sample.labels["endpoint"], sample.labels["code"]): sample.value
+        for sample in families["stripmlp_requests"].samples
+        if sample.name.endswith("_total")
+    }
+    assert counts[("none", "404")] == 5
+    assert {endpoint for endpoint, _ in counts} == {"none", "/readyz"}
+
+
+def test_the_scrape_is_prometheus_text_with_the_process_in_it(colour_models: Path) -> None:
+    with live_service(colour_models) as client:
+        response = client.get("/metrics")
+
+    names = {family.name for family in text_string_to_metric_families(response.text)}
+    assert response.headers["content-type"] == CONTENT_TYPE_LATEST
+    assert {"process_resident_memory_bytes", "python_info", "python_gc_collections", "stripmlp_batch_size"} <= names
+
+
+def test_two_services_in_one_process_count_apart(tmp_path: Path) -> None:
+    colours.save_served(tmp_path)
+    with live_service(tmp_path) as first, live_service(tmp_path) as second:
+        classify(first, png("red"))
+
+        assert metric(first, "stripmlp_images_total") == 1
+        assert metric(second, "stripmlp_images_total") == 0
+
+
+@pytest.mark.parametrize(("largest", "histogram"), [(32.768, "request_seconds"), (512, "batch_size")])
+def test_buckets_reach_far_enough(largest: float, histogram: str) -> None:
+    assert getattr(Metrics(), histogram)._kwargs["buckets"][-1] == largest

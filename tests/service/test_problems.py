@@ -1,0 +1,96 @@
+"""Errors as HTTP answers, RFC 9457."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service import classifier, routes
+from service.answers import Problem
+from tests.service.conftest import Gate, InThread
+from tests.service.live import PATIENCE, await_metric, live_service, metric
+from tests.service.pictures import png
+
+RED = png("red")
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "status", "title", "code", "detail"),
+    [
+        ("POST", "/classify?model=none", 404, "Not Found", "model_not_found", "no model 'none' is served"),
+        ("POST", "/classify?model=colours&version=7", 404, "Not Found", "model_not_found", "there are 2, 10"),
+        ("POST", "/classify", 400, "Bad Request", "bad_request", "several models are served"),
+        ("POST", "/classify?model=shades&top_k=0", 400, "Bad Request", "bad_request", "top_k: "),
+        ("POST", "/classify?model=shades&top_k=-1", 400, "Bad Request", "bad_request", "top_k: "),
+        ("POST", "/classify?model=shades&top_k=many", 400, "Bad Request", "bad_request", "top_k: "),
+        ("POST", "/classify?model=shades&version=0", 400, "Bad Request", "bad_request", "version: "),
+        ("POST", "/classify?model=shades&version=one", 400, "Bad Request", "bad_request", "version: "),
+        ("GET", "/", 404, "Not Found", "not_found", "Not Found"),
+        ("POST", "/predict", 404, "Not Found", "not_found", "Not Found"),
+        ("GET", "/classify", 405, "Method Not Allowed", "method_not_allowed", "Method Not Allowed"),
+        ("DELETE", "/models", 405, "Method Not Allowed", "method_not_allowed", "Method Not Allowed"),
+    ],
+)
+def test_errors_are_problem_details(
+    narrow: httpx.Client, method: str, url: str, status: int, title: str, code: str, detail: str
+) -> None:
+    response = narrow.request(method, url, content=RED if method == "POST" else None)
+
+    problem = response.json()
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert detail in problem.pop("detail")
+    assert problem == {"type": "about:blank", "title": title, "status": status, "code": code}
+
+
+def test_a_wrong_method_is_told_the_right_one(narrow: httpx.Client) -> None:
+    assert narrow.get("/classify").headers["allow"] == "POST"
+
+
+def test_a_full_queue_says_when_to_come_back(colour_models: Path, gate: Gate, in_thread: InThread) -> None:
+    with live_service(colour_models, max_queue=4, max_images=4) as client:
+        gate.close()
+        held = in_thread(lambda: client.post("/classify", files=[("files", RED)] * 3))
+        assert gate.reached.wait(PATIENCE)
+
+        refused = client.post("/classify", files=[("files", RED)] * 2)
+        fitting = in_thread(lambda: client.post("/classify", content=RED))
+        await_metric(client, 4, "stripmlp_queue_images")
+        gate.open.set()
+
+        assert refused.status_code == 429
+        assert refused.headers["retry-after"] == "1"
+        assert Problem.model_validate_json(refused.content) == Problem(
+            type="about:blank",
+            title="Too Many Requests",
+            status=429,
+            detail="model colours has 3 pictures in work, 2 more would pass the limit of 4; try again shortly",
+            code="overloaded",
+        )
+        assert (held.result().status_code, fitting.result().status_code) == (200, 200)
+        assert client.post("/classify", files=[("files", RED)] * 4).status_code == 200
+        assert metric(client, "stripmlp_images_total", outcome="refused") == 2
+
+
+@pytest.mark.parametrize(("module", "function"), [(routes, "read_pictures"), (classifier, "rank")])
+def test_a_bug_tells_the_client_nothing(
+    narrow: httpx.Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, module: Any, function: str
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError("the secret")
+
+    before = metric(narrow, "stripmlp_requests_total", endpoint="/classify", code="500")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, function, fail)
+        # uvicorn drops the connection, which must not be taken for another request then.
+        response = narrow.post("/classify?model=shades", content=RED, headers={"connection": "close"})
+
+    assert response.status_code == 500
+    assert response.headers["content-type"] == "application/problem+json"
+    assert Problem.model_validate_json(response.content).code == "internal_error"
+    assert "secret" not in response.text
+    assert "ZeroDivisionError" not in response.text
+    assert metric(narrow, "stripmlp_requests_total", endpoint="/classify", code="500") == before + 1
+    assert "ZeroDivisionError: the secret" in caplog.text
+    assert narrow.post("/classify?model=shades", content=RED).status_code == 200
