@@ -60,7 +60,7 @@ class BatchQueue:
         self._worker.cancel()
         await asyncio.wait([self._worker])
         self._fail_waiting(NotReady(f"model {self._name} is being unloaded"))
-        self._thread.shutdown()
+        await asyncio.to_thread(self._thread.shutdown)
 
     @property
     def alive(self) -> bool:

@@ -60,10 +60,16 @@ class Metrics:
             registry=self.registry,
         )
         self.queue_images = Gauge(
-            "stripmlp_queue_images", "Pictures in work or waiting.", ["model"], registry=self.registry
+            "stripmlp_queue_images",
+            "Pictures in work or waiting, over all versions.",
+            ["model"],
+            registry=self.registry,
         )
         self.queue_limit = Gauge(
-            "stripmlp_queue_limit", "Pictures beyond which requests are refused.", ["model"], registry=self.registry
+            "stripmlp_queue_limit",
+            "Most pictures in work or waiting, over all versions; beyond them requests are refused.",
+            ["model"],
+            registry=self.registry,
         )
         self.in_flight_requests = Gauge(
             "stripmlp_in_flight_requests", "Requests being answered.", registry=self.registry

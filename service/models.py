@@ -141,16 +141,16 @@ class Models:
         await self._queues.enter_async_context(queue)
         model = ServedModel(file, session, queue, limit)
         self._served[file.name, file.version] = model
-        self._metrics.queue_limit.labels(file.name).set(limit)
+        self._metrics.queue_limit.labels(file.name).inc(limit)
         self._metrics.queue_images.labels(file.name).set_function(
             lambda: sum(served.in_work for served in self.served if served.file.name == file.name)
         )
         self._metrics.model_info.labels(
             file.name, str(file.version), session.provider, artifact.precision, artifact.checkpoint_sha256
         ).set(1)
-        if artifact.parity is not None:
-            error = max(row.max_abs_logit_error for row in artifact.parity.rows)
-            self._metrics.model_parity_error.labels(file.name, str(file.version)).set(error)
+        assert artifact.parity is not None  # required on loading
+        error = max(row.max_abs_logit_error for row in artifact.parity.rows)
+        self._metrics.model_parity_error.labels(file.name, str(file.version)).set(error)
         logger.info("serving %s version %d on %s", file.name, file.version, session.provider)
 
 

@@ -1,5 +1,6 @@
 """Errors as HTTP answers: problem details, RFC 9457."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
@@ -42,10 +43,11 @@ def _on_http_error(_: Request, error: Exception) -> Response:
 
 
 def _on_bug(_: Request, _error: Exception) -> Response:
-    # Starlette raises the error again after this answer, and uvicorn logs it.
-    return _problem(ServiceError.status, "an unexpected error; the service's log has it", ServiceError.code)
+    # Starlette raises the error again after this answer; uvicorn logs it and drops the connection.
+    headers = {"Connection": "close"}
+    return _problem(ServiceError.status, "an unexpected error; the service's log has it", ServiceError.code, headers)
 
 
-def _problem(status: HTTPStatus, detail: str, code: str, headers: object = None) -> Response:
+def _problem(status: HTTPStatus, detail: str, code: str, headers: Mapping[str, str] | None = None) -> Response:
     problem = Problem(title=status.phrase, status=status, detail=detail, code=code)
-    return Response(problem.model_dump_json(), status, headers, PROBLEM_JSON)  # type: ignore[arg-type]
+    return Response(problem.model_dump_json(), status, headers, PROBLEM_JSON)

@@ -115,10 +115,10 @@ def _wants_cuda(device: Device) -> bool:
 
 def _check_signature(inference: Any, artifact: Artifact, path: Path) -> None:
     size, classes = artifact.architecture.image_size, artifact.architecture.num_classes
-    inputs = [(value.name, value.type, value.shape[1:]) for value in inference.get_inputs()]
-    outputs = [(value.name, value.type, value.shape[1:]) for value in inference.get_outputs()]
-    expected_inputs = [("pixels", "tensor(uint8)", [size, size, 3])]
-    expected_outputs = [(name, "tensor(float)", [classes]) for name in ("logits", "probabilities")]
+    inputs = [(value.name, value.type, value.shape) for value in inference.get_inputs()]
+    outputs = [(value.name, value.type, value.shape) for value in inference.get_outputs()]
+    expected_inputs = [("pixels", "tensor(uint8)", ["batch", size, size, 3])]
+    expected_outputs = [(name, "tensor(float)", ["batch", classes]) for name in ("logits", "probabilities")]
     if inputs != expected_inputs or outputs != expected_outputs:
         raise UnusableModel(
             f"{path} takes {inputs} and gives {outputs}, but its metadata promises {expected_inputs} and "

@@ -61,13 +61,18 @@ def save(
     input_type: int = TensorProto.UINT8,
     size: int = SIZE,
     batch: int | str = "batch",
+    largest_batch: int = 1 << 30,
     outputs: tuple[str, str] = ("logits", "probabilities"),
 ) -> Path:
     """Write the model as an ONNX file; a keyword makes it another model than its document promises."""
     logits, probabilities = outputs
     nodes = [
         helper.make_node("Cast", [input_name], ["samples"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["samples", "axes"], ["means"], keepdims=0),
+        helper.make_node("ReduceMean", ["samples", "axes"], ["all_means"], keepdims=0),
+        # Refuses a batch above the largest, which no shape inference can foresee.
+        helper.make_node("Shape", ["all_means"], ["shape"]),
+        helper.make_node("Min", ["shape", "largest"], ["bounded"]),
+        helper.make_node("Reshape", ["all_means", "bounded"], ["means"]),
         helper.make_node("Div", ["means", "level"], [logits]),
         helper.make_node("Softmax", [logits], [probabilities]),
     ]
@@ -78,6 +83,7 @@ def save(
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, 3]) for name in outputs],
         [
             helper.make_tensor("axes", TensorProto.INT64, [2], [1, 2]),
+            helper.make_tensor("largest", TensorProto.INT64, [2], [largest_batch, 3]),
             helper.make_tensor("level", TensorProto.FLOAT, [], [LEVEL]),
         ],
     )

@@ -123,9 +123,9 @@ def test_a_model_without_passed_parity_fails_the_start(colour_models: Path, pari
 
 
 def test_a_model_that_cannot_run_the_largest_batch_fails_the_start(tmp_path: Path) -> None:
-    colours.save(tmp_path / "single/1/model.onnx", colours.artifact().model_dump_json(), batch=1)
+    colours.save(tmp_path / "single/1/model.onnx", colours.artifact().model_dump_json(), largest_batch=3)
 
-    assert found(tmp_path, (None, None), max_batch=1) == [("single", 1)]
+    assert found(tmp_path, (None, None), max_batch=3) == [("single", 1)]
     assert "failed to run a batch of 4 pictures" in str(failure(tmp_path, max_batch=4))
 
 
@@ -224,7 +224,7 @@ def test_metrics_describe_the_models(tmp_path: Path) -> None:
 
     asyncio.run(scenario())
 
-    assert value("stripmlp_queue_limit", {"model": "colours"}) == 200
+    assert value("stripmlp_queue_limit", {"model": "colours"}) == 2 * 200
     for version in ("1", "2"):
         assert value("stripmlp_model_info", info | {"version": version}) == 1
         assert value("stripmlp_model_parity_max_abs_error", {"model": "colours", "version": version}) == 0.25

@@ -97,7 +97,8 @@ def test_a_file_without_metadata_is_refused(tmp_path: Path) -> None:
     [
         ({"input_name": "image"}, "takes .*'image'"),
         ({"input_type": TensorProto.FLOAT}, r"takes .*'tensor\(float\)'.* and gives"),
-        ({"size": 64}, r"takes .*\[64, 64, 3\].* and gives"),
+        ({"size": 64}, r"takes .*\['batch', 64, 64, 3\].* and gives"),
+        ({"batch": 1}, r"takes .*\[1, 32, 32, 3\].* and gives"),
         ({"size": "side"}, r"takes .*'side'.* and gives"),
         ({"outputs": ("scores", "probabilities")}, "and gives .*'scores'"),
         ({"outputs": ("probabilities", "logits")}, r"and gives \[\('probabilities'"),
@@ -116,7 +117,7 @@ def test_another_number_of_classes_than_the_document_promises_is_refused(tmp_pat
     two = colours.artifact().architecture.model_copy(update={"num_classes": 2})
     path = colours.save_served(tmp_path, architecture=two, labels=("red", "green"))
 
-    with pytest.raises(UnusableModel, match=r"gives .*\[3\].* promises .*\[2\]"):
+    with pytest.raises(UnusableModel, match=r"gives .*\['batch', 3\].* promises .*\['batch', 2\]"):
         Session.open(path, device="cpu", threads=1)
 
 

@@ -86,4 +86,4 @@ def test_a_largest_request_that_never_fits_the_queue_is_refused() -> None:
 
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        Settings().port = 1  # type: ignore[misc]
+        Settings().port = 1  # type: ignore[misc]  # what is tried is wrong
