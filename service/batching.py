@@ -7,7 +7,7 @@ a timer. Pictures are queued one by one, so a request with more of them than the
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
@@ -77,7 +77,7 @@ class BatchQueue:
         The picture of a call that is cancelled while it waits never reaches the session.
 
         Raises:
-            InferenceFailed: the session raised on the picture's batch.
+            InferenceFailed: the session raised on this picture, alone in a batch.
             NotReady: the queue has ended.
         """
         if not self.alive:
@@ -97,10 +97,6 @@ class BatchQueue:
             started = perf_counter()
             try:
                 rows = await loop.run_in_executor(self._thread, self._run_batch, batch)
-            except Exception:  # whatever a runtime raises belongs to this batch, not to the next
-                logger.exception("model %s failed on a batch of %d", self._name, len(batch))
-                _fail(batch, InferenceFailed(f"model {self._name} failed on this picture's batch"))
-                continue
             except BaseException:  # cancelled or dying; nobody else knows of this batch any more
                 _fail(batch, NotReady(f"model {self._name} stopped running"))
                 raise
@@ -109,7 +105,9 @@ class BatchQueue:
             self._metrics.stage_seconds.labels(self._name, "infer").observe(seconds)
             for each, scores in zip(batch, rows, strict=True):
                 self._metrics.stage_seconds.labels(self._name, "queue").observe(started - each.since)
-                if not each.answer.done():
+                if isinstance(scores, InferenceFailed):
+                    _fail([each], scores)
+                elif not each.answer.done():
                     each.answer.set_result(scores)
 
     def _take(self) -> list[_Waiting]:
@@ -122,9 +120,22 @@ class BatchQueue:
             self._arrived.clear()
         return batch
 
-    def _run_batch(self, batch: list[_Waiting]) -> list[Scores]:
-        scores = self._run(np.stack([each.pixels for each in batch]))
-        return [scores.row(index) for index in range(len(batch))]
+    def _run_batch(self, batch: list[_Waiting]) -> Sequence[Scores | InferenceFailed]:
+        """Run a batch; one that fails is run again picture by picture, so that only the culprit's answer is lost."""
+        scores = self._try(batch)
+        if scores is not None:
+            return scores
+        if len(batch) == 1:
+            return [InferenceFailed(f"model {self._name} failed on this picture")]
+        return [row for each in batch for row in self._run_batch([each])]
+
+    def _try(self, batch: list[_Waiting]) -> list[Scores] | None:
+        try:
+            scores = self._run(np.stack([each.pixels for each in batch]))
+            return [scores.row(index) for index in range(len(batch))]
+        except Exception:  # whatever a runtime raises belongs to these pictures, not to the next ones
+            logger.exception("model %s failed on a batch of %d", self._name, len(batch))
+            return None
 
     def _on_worker_done(self, worker: asyncio.Task[None]) -> None:
         if not worker.cancelled() and worker.exception() is not None:

@@ -84,12 +84,16 @@ async def read_pictures(request: Request, settings: Settings) -> list[Picture]:
 
 
 async def _limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
+    too_large = f"the request's body is larger than the {limit // MEBIBYTE} MiB allowed"
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > limit:
+        raise RequestTooLarge(too_large)
     received = 0
     try:
         async for chunk in request.stream():
             received += len(chunk)
             if received > limit:
-                raise RequestTooLarge(f"the request's body is larger than the {limit // MEBIBYTE} MiB allowed")
+                raise RequestTooLarge(too_large)
             yield chunk
     except ClientDisconnect as error:
         raise BadRequest(f"the client left after {received} bytes of the body") from error

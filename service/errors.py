@@ -89,7 +89,7 @@ class Overloaded(ServiceError):
 
 
 class InferenceFailed(ServiceError):
-    """The session raised while it ran a batch."""
+    """The session raised on this very picture."""
 
     code = "inference_failed"
 

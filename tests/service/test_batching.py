@@ -114,7 +114,7 @@ def test_everyone_gets_their_own_answer(wanted: list[int], limit: int) -> None:
     assert [scores.probabilities.shape for scores in answers] == [(1,)] * len(wanted)
 
 
-def test_a_failing_run_fails_its_batch_alone(caplog: pytest.LogCaptureFixture) -> None:
+def test_of_a_failing_batch_only_the_culprit_fails(caplog: pytest.LogCaptureFixture) -> None:
     def fail_on_two(pixels: Pixels) -> Scores:
         if 2 in numbers(pixels):
             raise RuntimeError("out of memory")
@@ -130,8 +130,8 @@ def test_a_failing_run_fails_its_batch_alone(caplog: pytest.LogCaptureFixture) -
 
     kinds = [type(outcome) for outcome in asyncio.run(scenario())]
 
-    assert held.batches == [[0], [1, 2], [3, 4], [7]]
-    assert kinds == [Scores, InferenceFailed, InferenceFailed, Scores, Scores, Scores]
+    assert held.batches == [[0], [1, 2], [1], [2], [3, 4], [7]]
+    assert kinds == [Scores, Scores, InferenceFailed, Scores, Scores, Scores]
     assert "out of memory" in caplog.text
 
 
@@ -222,7 +222,7 @@ def test_a_dead_worker_fails_everyone_and_takes_no_more(caplog: pytest.LogCaptur
     assert "the batching of model m died" in caplog.text
 
 
-def test_a_run_that_answers_too_few_pictures_fails_its_batch_alone() -> None:
+def test_a_run_that_answers_too_few_pictures_is_tried_again_one_by_one() -> None:
     held = Held(lambda pixels: echo(pixels[:1]))
 
     async def scenario() -> list[Any]:
@@ -235,4 +235,5 @@ def test_a_run_that_answers_too_few_pictures_fails_its_batch_alone() -> None:
 
     kinds = [type(end) for end in asyncio.run(scenario())]
 
-    assert kinds == [Scores, InferenceFailed, InferenceFailed, Scores]
+    assert held.batches == [[0], [1, 2], [1], [2], [9]]
+    assert kinds == [Scores] * 4

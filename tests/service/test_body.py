@@ -1,6 +1,7 @@
 """What `/classify` takes as a body, and where it stops reading."""
 
 import asyncio
+import socket
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from starlette.types import Message
 from service.body import MEBIBYTE, Picture, read_pictures
 from service.errors import RequestTooLarge
 from service.settings import Settings
+from tests.service.live import PATIENCE
 from tests.service.pictures import png
 
 RED, BLUE = png("red"), png("blue")
@@ -139,6 +141,13 @@ def test_the_limit_of_bytes_is_inclusive_with_and_without_content_length(narrow:
     assert [result["error"]["code"] for result in largest.json()["results"]] == ["picture_too_large"]
     assert refusal(larger) == (413, "request_too_large")
     assert larger.json()["detail"] == "the request's body is larger than the 2 MiB allowed"
+
+
+def test_a_body_announced_as_too_large_is_refused_before_it_comes(narrow: httpx.Client) -> None:
+    head = f"POST /classify?model=shades HTTP/1.1\r\nHost: h\r\nContent-Length: {2 * MEBIBYTE + 1}\r\n\r\n"
+    with socket.create_connection((narrow.base_url.host, narrow.base_url.port or 0), PATIENCE) as connection:
+        connection.sendall(head.encode())
+        assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
 
 
 def test_the_limit_of_bytes_holds_for_files_together(narrow: httpx.Client) -> None:
