@@ -6,9 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The two ONNX Runtime packages hold the same module, so exactly one of them is installed.
 RUNTIME := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+OTHER_RUNTIME := $(if $(filter gpu,$(RUNTIME)),cpu,gpu)
+OTHER_PACKAGE := $(if $(filter gpu,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: serve test lint clean
+.PHONY: serve test lint clean only-one-runtime
 
 serve: $(VENV)/.serve-$(RUNTIME)
 	$(BIN)/strip-mlp-serve
@@ -27,13 +29,18 @@ lint: $(VENV)/.test-$(RUNTIME)
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.serve-$(RUNTIME): pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.serve-$(RUNTIME): pyproject.toml constraints.txt | only-one-runtime
 	$(PIP) --editable '.[$(RUNTIME)]'
 	touch $@
 
-$(VENV)/.test-$(RUNTIME): pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.test-$(RUNTIME): pyproject.toml constraints.txt | only-one-runtime
 	$(PIP) --editable '.[$(RUNTIME),export,test]'
 	touch $@
+
+only-one-runtime: $(VENV)/bin/python
+	@if ls $(VENV)/.*-$(OTHER_RUNTIME) >/dev/null 2>&1; then \
+	    $(BIN)/python -m pip uninstall --yes $(OTHER_PACKAGE) && rm -f $(VENV)/.*-$(OTHER_RUNTIME); \
+	fi
 
 clean:
 	rm -rf $(VENV)

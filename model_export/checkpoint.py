@@ -36,13 +36,24 @@ class _Dropped:
 
 
 # A yacs node is a dict subclass with attributes; of the containers that the unpickler fills, OrderedDict alone
-# takes attributes too. Accuracies are often NumPy scalars.
+# takes attributes too. Accuracies are often NumPy scalars, and arguments and paths are stored beside the weights.
 STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (OrderedDict, "yacs.config.CfgNode"),
-    (_Dropped, "numpy.core.multiarray.scalar"),
-    (_Dropped, "numpy._core.multiarray.scalar"),
-    (_Dropped, "numpy.dtype"),
-    (_Dropped, "_codecs.encode"),
+    *(
+        (_Dropped, name)
+        for name in (
+            "numpy.core.multiarray.scalar",
+            "numpy._core.multiarray.scalar",
+            "numpy.core.multiarray._reconstruct",
+            "numpy._core.multiarray._reconstruct",
+            "numpy.ndarray",
+            "numpy.dtype",
+            "_codecs.encode",
+            "argparse.Namespace",
+            "pathlib.PosixPath",
+            "pathlib.WindowsPath",
+        )
+    ),
 ]
 
 
@@ -120,17 +131,19 @@ def _read_pickle(path: Path) -> Any:
         reason = _reason(error)
         if isinstance(error, UnpicklingError) and any(sign in reason for sign in REFUSALS):
             raise CheckpointError(
-                f"{path} is refused: its pickle holds more than weights and plain data, and loading it would run what "
-                f"it names ({reason}). Nothing of it was run. Export its state dict alone."
+                f"{path} is refused: its pickle names more than weights and plain data, and to load that could run "
+                f"code ({reason}). Nothing of it was run. Export its state dict alone."
             ) from error
-        raise CheckpointError(f"{path} is damaged or no PyTorch checkpoint ({reason})") from error
+        raise CheckpointError(
+            f"{path} is damaged or no PyTorch checkpoint ({type(error).__name__}: {reason})"
+        ) from error
 
 
 def _reason(error: Exception) -> str:
     """The first sentence of torch's message that is not its advice to load without this protection."""
     paragraphs = str(error).rpartition("WeightsUnpickler error:")[2].split("\n\n")
     sentences = (paragraph.strip().partition(". ")[0].rstrip(".") for paragraph in paragraphs)
-    return next((each for each in sentences if each and each != "Weights only load failed"), type(error).__name__)
+    return next((each for each in sentences if each and each != "Weights only load failed"), "no reason given")
 
 
 def _state_dict(content: Mapping[Any, Any], path: Path) -> StateDict:

@@ -1,6 +1,8 @@
 """The command line: `strip-mlp-export`, also `python -m model_export`."""
 
 import json
+import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -47,6 +49,8 @@ def export_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on standard output.")] = False,
 ) -> None:
     """Export a Strip-MLP checkpoint to a self-describing ONNX model and prove that nothing was lost."""
+    # Ends as an interrupt does, so that nothing half-written is left behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     options = ExportOptions(checkpoint, output, name, version, labels, crop, interpolation, mean, std, pictures)
     try:
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:

@@ -54,14 +54,14 @@ def sample_pictures() -> list[EncodedPicture]:
 
 
 def read_pictures(directory: Path) -> list[EncodedPicture]:
-    """Every file directly in a directory, in sorted order.
+    """Every file directly in a directory that is not hidden, in sorted order.
 
     Raises:
         OptionError: there is no such directory, or nothing in it.
     """
     if not directory.is_dir():
         raise OptionError(f"--pictures {directory} is not a directory")
-    files = sorted(path for path in directory.iterdir() if path.is_file())
+    files = sorted(path for path in directory.iterdir() if path.is_file() and not path.name.startswith("."))
     if not files:
         raise OptionError(f"--pictures {directory} holds no files")
     return [EncodedPicture(path.name, path.read_bytes()) for path in files]

@@ -162,7 +162,7 @@ class Artifact(_Contract):
         except json.JSONDecodeError as error:
             raise UnusableModel(f"{source}: its '{METADATA_KEY}' metadata is not JSON ({error}). {advice}") from error
         found = document.get("schema_version") if isinstance(document, dict) else None
-        if found != SCHEMA_VERSION:
+        if isinstance(found, bool) or found != SCHEMA_VERSION:
             raise UnusableModel(
                 f"{source} has metadata schema {found!r}, this service knows {SCHEMA_VERSION}. {advice}"
             )

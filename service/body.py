@@ -1,21 +1,25 @@
 """From a request's body to the pictures in it: multipart/form-data with files, or one picture as the body."""
 
+import asyncio
+import re
 import sys
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from fastapi import Request
 from python_multipart.multipart import parse_options_header
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from service.errors import BadRequest, RequestTooLarge, UnsupportedBody
+from service.errors import BadRequest, BodyTooSlow, RequestTooLarge, UnsupportedBody
 from service.settings import Settings
 
 FILES_FIELD = "files"
 
 MEBIBYTE = 1 << 20
+
+BOUNDARY = rb"[0-9A-Za-z'()+_,./:=? -]{1,70}"
 
 
 @dataclass(frozen=True)
@@ -60,24 +64,30 @@ async def read_pictures(request: Request, settings: Settings) -> list[Picture]:
     """Read the body, counting its bytes as they come.
 
     Raises:
+        BodyTooSlow: it did not arrive in time.
         RequestTooLarge: more bytes or pictures than allowed; the rest is not read.
         UnsupportedBody: the content type is neither multipart/form-data, image/* nor application/octet-stream.
         BadRequest: the multipart body is malformed, has other fields than `files`, there is no picture, or the
             client left.
     """
     header = request.headers.get("content-type", "application/octet-stream")
-    content_type = parse_options_header(header)[0].decode("latin-1").lower()
+    media_type, options = parse_options_header(header)
+    content_type = media_type.decode("latin-1").lower()
     stream = _limited(request, settings.max_request_mb * MEBIBYTE)
-    if content_type == "multipart/form-data":
-        pictures = await _read_multipart(request, stream, settings.max_images)
-    elif content_type.startswith("image/") or content_type == "application/octet-stream":
-        data = b"".join([chunk async for chunk in stream])
-        pictures = [Picture(None, data)] if data else []
-    else:
-        raise UnsupportedBody(
-            f"content type '{content_type}' is not accepted; send multipart/form-data with files in the field "
-            f"'{FILES_FIELD}', or one picture with its type (image/jpeg, …) or application/octet-stream"
-        )
+    try:
+        async with asyncio.timeout(settings.max_body_seconds):
+            if content_type == "multipart/form-data":
+                pictures = await _read_multipart(options.get(b"boundary", b""), stream, settings.max_images)
+            elif content_type.startswith("image/") or content_type == "application/octet-stream":
+                data = b"".join([chunk async for chunk in stream])
+                pictures = [Picture(None, data)] if data else []
+            else:
+                raise UnsupportedBody(
+                    f"content type '{content_type}' is not accepted; send multipart/form-data with files in the field "
+                    f"'{FILES_FIELD}', or one picture with its type (image/jpeg, …) or application/octet-stream"
+                )
+    except TimeoutError as error:
+        raise BodyTooSlow(f"the body did not arrive within {settings.max_body_seconds} seconds") from error
     if not pictures:
         raise BadRequest("the request holds no picture")
     return pictures
@@ -99,14 +109,22 @@ async def _limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
         raise BadRequest(f"the client left after {received} bytes of the body") from error
 
 
-async def _read_multipart(request: Request, stream: AsyncGenerator[bytes, None], max_images: int) -> list[Picture]:
-    parser = _MemoryParser(request.headers, stream, max_files=max_images, max_fields=max_images)
+async def _read_multipart(boundary: bytes, stream: AsyncGenerator[bytes, None], max_images: int) -> list[Picture]:
+    if not re.fullmatch(BOUNDARY, boundary):
+        raise BadRequest("the multipart body's content type names no valid boundary (RFC 2046, section 5.1.1)")
+    # Nothing else of the header counts: names are UTF-8, whatever character set the client would have us decode.
+    headers = Headers(raw=[(b"content-type", b'multipart/form-data; boundary="' + boundary + b'"')])
+    parser = _MemoryParser(headers, stream, max_files=max_images, max_fields=max_images)
     try:
         form = await parser.parse()
     except MultiPartException as error:
         if error.message.startswith("Too many files"):
             raise RequestTooLarge(f"the request has more than the {max_images} pictures allowed") from error
         raise BadRequest(f"the multipart body cannot be read: {error.message}") from error
+    except (UnicodeError, LookupError) as error:
+        raise BadRequest(
+            f"the multipart body names something in a character set that cannot be read: {error}"
+        ) from error
     try:
         pictures = []
         for field, value in form.multi_items():

@@ -1,6 +1,7 @@
 """From encoded pictures to predictions: decode in a thread pool, queue for the session, rank the classes."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
@@ -17,6 +18,8 @@ from service.models import ServedModel
 from service.preprocessing import Pixels, to_pixels
 from service.session import Scores
 from service.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 Result = list[Prediction] | ServiceError
 
@@ -47,25 +50,31 @@ class Classifier:
             self._count(model, "refused", len(pictures))
             raise
         try:
-            return await asyncio.gather(*(self._classify_one(model, picture, top_k) for picture in pictures))
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._classify_one(model, picture, top_k)) for picture in pictures]
         finally:
             model.release(len(pictures))
+        return [task.result() for task in tasks]
 
     async def _classify_one(self, model: ServedModel, picture: Picture, top_k: int) -> Result:
         loop = asyncio.get_running_loop()
-        preprocessing = model.session.artifact.preprocessing
+        artifact = model.session.artifact
         try:
-            pixels, seconds = await loop.run_in_executor(self._decoders, self._prepare, picture, preprocessing)
+            pixels, seconds = await loop.run_in_executor(self._decoders, self._prepare, picture, artifact.preprocessing)
             self._metrics.stage_seconds.labels(model.file.name, "decode").observe(seconds)
-            scores = await model.queue.submit(pixels)
+            predictions = rank(await model.queue.submit(pixels), artifact.labels, top_k)
         except BadPicture as error:
             self._count(model, "invalid", 1)
             return error
         except ServiceError as error:
             self._count(model, "failed", 1)
             return error
+        except Exception:  # whatever it is, it must not reach the other pictures
+            logger.exception("a picture failed in a way that nobody foresaw")
+            self._count(model, "failed", 1)
+            return ServiceError("an unexpected error; the service's log has it")
         self._count(model, "ok", 1)
-        return rank(scores, model.session.artifact.labels, top_k)
+        return predictions
 
     def _prepare(self, picture: Picture, preprocessing: Preprocessing) -> tuple[Pixels, float]:
         started = perf_counter()

@@ -40,6 +40,7 @@ def main() -> int:
             port=settings.port,
             log_config=None,
             access_log=False,
+            timeout_graceful_shutdown=settings.shutdown_seconds,
         )
     )
 

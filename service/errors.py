@@ -7,6 +7,7 @@ ServiceError
  │   └─ BrokenPicture         422
  ├─ BadRequest                400
  ├─ ModelNotFound             404
+ ├─ BodyTooSlow               408
  ├─ RequestTooLarge           413
  ├─ UnsupportedBody           415
  ├─ Overloaded                429
@@ -65,6 +66,13 @@ class ModelNotFound(ServiceError):
 
     status = HTTPStatus.NOT_FOUND
     code = "model_not_found"
+
+
+class BodyTooSlow(ServiceError):
+    """The body did not arrive in time."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+    code = "body_too_slow"
 
 
 class RequestTooLarge(ServiceError):

@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from service.answers import Problem
-from service.errors import BadRequest, Overloaded, ServiceError
+from service.errors import BadRequest, BodyTooSlow, Overloaded, ServiceError
 
 PROBLEM_JSON = "application/problem+json"
 
@@ -26,7 +26,11 @@ def install_problem_handlers(app: FastAPI) -> None:
 
 def _on_service_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)  # registered for it alone
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if isinstance(error, Overloaded) else None
+    headers = {}
+    if isinstance(error, Overloaded):
+        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    if isinstance(error, BodyTooSlow):
+        headers["Connection"] = "close"  # the rest of the body would be waited for
     return _problem(error.status, str(error), error.code, headers)
 
 

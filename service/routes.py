@@ -21,7 +21,7 @@ from service.answers import (
 )
 from service.body import FILES_FIELD, read_pictures
 from service.classifier import Classifier
-from service.errors import ServiceError
+from service.errors import BadPicture, ServiceError
 from service.metrics import Metrics
 from service.models import Models
 from service.problems import PROBLEM_JSON
@@ -65,7 +65,9 @@ def build_router(settings: Settings, models: Models, classifier: Classifier, met
         responses=_problems(
             (400, "Malformed request"),
             (404, "No such model"),
+            (408, "The body did not arrive in time"),
             (429, "Queue full; see Retry-After"),
+            (500, "The model, or the service, failed"),
             (503, "Not ready, or shutting down"),
         )
         | _problems(
@@ -88,6 +90,11 @@ def build_router(settings: Settings, models: Models, classifier: Classifier, met
         pictures = await read_pictures(request, settings)
         metrics.stage_seconds.labels(name, "read").observe(perf_counter() - started)
         results = await classifier.classify(served, pictures, top_k)
+        errors = [result for result in results if isinstance(result, ServiceError)]
+        none_classified = len(errors) == len(results)
+        for error in errors:
+            if none_classified and not isinstance(error, BadPicture):
+                raise error  # the service's fault, which a client may try again
         started = perf_counter()
         answer = ClassifyAnswer(
             model=ModelName(name=name, version=served.file.version),
@@ -102,8 +109,7 @@ def build_router(settings: Settings, models: Models, classifier: Classifier, met
                 for index, (picture, result) in enumerate(zip(pictures, results, strict=True))
             ],
         )
-        errors = [result for result in results if isinstance(result, ServiceError)]
-        status = errors[0].status if len(errors) == len(results) else 200
+        status = errors[0].status if none_classified else 200
         response = Response(answer.model_dump_json(), status, media_type="application/json")
         metrics.stage_seconds.labels(name, "encode").observe(perf_counter() - started)
         return response

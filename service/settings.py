@@ -1,19 +1,18 @@
 """Every setting of the service: from the command line, else from the environment, else the default."""
 
-import os
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.cpus import usable_cpus
 from service.session import Device
 
 LogLevel = Literal["critical", "error", "warning", "info", "debug"]
 
 
-USABLE_CPUS = len(os.sched_getaffinity(0))
-"""Cores that this process may run on, which can be fewer than the machine has."""
+USABLE_CPUS = usable_cpus()
 
 
 class Settings(BaseSettings):
@@ -46,6 +45,8 @@ class Settings(BaseSettings):
     max_images: PositiveInt = Field(128, description="most pictures in one request")
     max_request_mb: PositiveInt = Field(64, description="largest request body, MiB")
     max_image_mb: PositiveInt = Field(20, description="largest encoded picture, MiB")
+    max_body_seconds: PositiveInt = Field(60, description="longest time that a request's body may take to arrive")
+    shutdown_seconds: PositiveInt = Field(30, description="longest time that running requests get to end on shutdown")
     max_pixels: PositiveInt = Field(50_000_000, description="most pixels of a decoded picture")
     log_level: LogLevel = Field("info", description="least severe messages that are logged")
 

@@ -9,6 +9,7 @@ import re
 import sys
 import tarfile
 import zipfile
+from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "under state_dict": {"state_dict": STATE},
     "under state_dict, model is a name": {"model": "strip_mlp", "state_dict": STATE},
     "with NumPy scalars": {"model": STATE, "max_accuracy": np.float64(81.2), "epoch": np.int64(299)},
+    "with NumPy arrays": {"model": STATE, "accuracies": np.arange(3.0), "names": np.array(["a", "b"])},
+    "with arguments and paths": {"model": STATE, "args": Namespace(lr=0.1), "output": Path("runs/1")},
     "as parameters": {key: torch.nn.Parameter(value, value.is_floating_point()) for key, value in STATE.items()},
     "DataParallel": _prefixed("module."),
     "compiled": _prefixed("_orig_mod."),

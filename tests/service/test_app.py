@@ -125,8 +125,8 @@ def test_the_query_of_classify_is_documented(openapi: Any) -> None:
 def test_the_answers_of_classify_are_documented(openapi: Any) -> None:
     responses = openapi["paths"]["/classify"]["post"]["responses"]
 
-    assert responses.keys() == {"200", "400", "404", "413", "415", "422", "429", "503"}
-    for status in ("400", "404", "413", "415", "429", "503"):
+    assert responses.keys() == {"200", "400", "404", "408", "413", "415", "422", "429", "500", "503"}
+    for status in ("400", "404", "408", "413", "415", "429", "500", "503"):
         properties = responses[status]["content"][PROBLEM_JSON]["schema"]["properties"]
         assert properties.keys() == {"type", "title", "status", "detail", "code"}
     answer = {"$ref": "#/components/schemas/ClassifyAnswer"}

@@ -63,6 +63,7 @@ PREPROCESSING = artifact().preprocessing.model_dump(mode="json")
         ("{not json", "its 'strip_mlp_artifact' metadata is not JSON"),
         ("[1, 2]", "metadata schema None, this service knows 1"),
         ("{}", "metadata schema None, this service knows 1"),
+        (changed(schema_version=True), "metadata schema True, this service knows 1"),
         (changed(schema_version=2), "metadata schema 2, this service knows 1"),
         (changed(precision="int8"), "invalid at precision: Input should be 'fp32'"),
         (changed(name="../etc"), "invalid at name: "),

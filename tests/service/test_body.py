@@ -4,6 +4,7 @@ import asyncio
 import socket
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,7 +15,7 @@ from starlette.types import Message
 from service.body import MEBIBYTE, Picture, read_pictures
 from service.errors import RequestTooLarge
 from service.settings import Settings
-from tests.service.live import PATIENCE
+from tests.service.live import PATIENCE, live_service
 from tests.service.pictures import png
 
 RED, BLUE = png("red"), png("blue")
@@ -93,7 +94,9 @@ def test_files_are_read_in_order_with_their_names(narrow: httpx.Client) -> None:
         ({"files": {"image": RED}}, "field 'image' is not understood"),
         ({"files": {"files": RED}, "data": {"top_k": "3"}}, "field 'top_k' is not understood"),
         ({"files": {"files": (None, RED)}}, "field 'files' is not understood"),
-        ({"content": RED, "headers": {"content-type": "multipart/form-data"}}, "boundary"),
+        ({"content": RED, "headers": {"content-type": "multipart/form-data"}}, "no valid boundary"),
+        ({"content": RED, "headers": {"content-type": "multipart/form-data; boundary=a*b"}}, "no valid boundary"),
+        ({"content": RED, "headers": {"content-type": f"multipart/form-data; boundary={'x' * 71}"}}, "no valid boun"),
         ({"content": RED, "headers": MULTIPART}, "cannot be read"),
         ({"content": part("", RED) + b"--frontier--\r\n", "headers": MULTIPART}, '"name" must be provided'),
     ],
@@ -123,6 +126,42 @@ def test_a_well_formed_body_written_by_hand_is_accepted(narrow: httpx.Client) ->
     body = part('; name="files"; filename="a"', RED) + b"--frontier--\r\n"
 
     assert labels(classify(narrow, content=body, headers=MULTIPART)) == ["red"]
+
+
+@pytest.mark.parametrize("charset", ["utf-7", "unicode_escape", "raw_unicode_escape", "undefined", "idna", "nonsense"])
+@pytest.mark.parametrize("name", ["+2AA-.png", "\\ud800.png", "größe.png"])
+def test_names_are_utf_8_whatever_character_set_the_client_announces(
+    narrow: httpx.Client, charset: str, name: str
+) -> None:
+    head = b'--frontier\r\nContent-Disposition: form-data; name="files"; filename="%b"\r\n\r\n' % name.encode()
+    response = classify(
+        narrow,
+        content=head + RED + b"\r\n--frontier--\r\n",
+        headers={"content-type": f"{MULTIPART['content-type']}; charset={charset}"},
+    )
+
+    assert labels(response) == ["red"]
+    assert response.json()["results"][0]["filename"] == name
+
+
+@pytest.mark.parametrize("charset", ["undefined", "nonsense", "utf-7"])
+def test_an_extended_name_in_any_character_set_is_no_bug_of_ours(narrow: httpx.Client, charset: str) -> None:
+    """RFC 2231's form, which RFC 7578 forbids in multipart bodies."""
+    body = part(f"; name=\"files\"; filename*={charset}''%2B2AA-.png", RED) + b"--frontier--\r\n"
+
+    assert classify(narrow, content=body, headers=MULTIPART).status_code in (200, 400)
+
+
+def test_a_body_that_does_not_arrive_is_given_up(colour_models: Path) -> None:
+    with (
+        live_service(colour_models, max_body_seconds=1) as client,
+        socket.create_connection((client.base_url.host, client.base_url.port or 0), PATIENCE) as connection,
+    ):
+        connection.sendall(b"POST /classify HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nabc")
+        answer = b"".join(iter(lambda: connection.recv(1000), b""))  # until the service closes the connection
+
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"the body did not arrive within 1 seconds" in answer
 
 
 def chunked(size: int) -> Iterator[bytes]:

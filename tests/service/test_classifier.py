@@ -1,6 +1,7 @@
 """From encoded pictures to ranked classes or errors, one result for each."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from service.repository import ModelFile
 from service.session import Scores, Session
 from service.settings import Settings
 from tests.service import colours
+from tests.service.live import PATIENCE
 from tests.service.pictures import encode, noise, png
 
 
@@ -144,6 +146,51 @@ def test_a_failing_session_is_told_as_each_pictures_result(tmp_path: Path, caplo
     assert "out of memory" not in str(results[0])
     assert "out of memory" in caplog.text
     assert (bench.counted("failed"), bench.counted("invalid"), bench.in_work_after) == (1, 1, 0)
+
+
+def test_what_nobody_foresaw_reaches_no_other_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(tmp_path)
+    prepare = Classifier._prepare
+
+    def fail_on_blue(self: Classifier, picture: Picture, preprocessing: Preprocessing) -> tuple[Pixels, float]:
+        if picture.data == png("blue"):
+            raise MemoryError("the secret")
+        return prepare(self, picture, preprocessing)
+
+    monkeypatch.setattr(Classifier, "_prepare", fail_on_blue)
+    results = bench.classify([png("red"), png("blue"), png("green")])
+
+    assert labels(results) == ["red", "internal_error", "green"]
+    assert "the secret" not in str(results[1])
+    assert "the secret" in caplog.text
+    assert (bench.counted("ok"), bench.counted("failed"), bench.in_work_after) == (2, 1, 0)
+
+
+def test_a_cancelled_request_gives_its_room_back(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    entered, release = threading.Event(), threading.Event()
+
+    def held(pixels: Pixels) -> Scores:
+        entered.set()
+        assert release.wait(PATIENCE)
+        return bench.session.run(pixels)
+
+    async def scenario() -> int:
+        queue = BatchQueue(held, limit=4, name="colours", metrics=bench.metrics)
+        with Classifier(bench.settings, bench.metrics) as classifier:
+            async with queue:
+                model = ServedModel(ModelFile("colours", 1, tmp_path), bench.session, queue, 8)
+                pictures = [Picture(None, png("red"))] * 3
+                request = asyncio.create_task(classifier.classify(model, pictures, 1))
+                assert await asyncio.to_thread(entered.wait, PATIENCE)
+                request.cancel()
+                await asyncio.wait([request])
+                release.set()
+                return model.in_work
+
+    assert asyncio.run(scenario()) == 0
 
 
 def test_a_queue_that_ended_is_told_as_each_pictures_result(tmp_path: Path) -> None:

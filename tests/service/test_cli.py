@@ -17,7 +17,7 @@ import pytest
 from service.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.service import colours
-from tests.service.live import await_ready
+from tests.service.live import await_metric, await_ready
 from tests.service.pictures import png
 
 COMMAND = [sys.executable, "-m", "service"]
@@ -151,3 +151,17 @@ def test_a_signal_stops_the_service_cleanly(colour_models: Path, stop: signal.Si
     assert process.returncode == 0
     assert "Application shutdown complete" in messages
     assert "Traceback" not in messages
+
+
+def test_a_body_that_does_not_arrive_keeps_the_service_for_the_shutdown_time_alone(colour_models: Path) -> None:
+    settings = ("--models", str(colour_models), "--port", "0", "--shutdown-seconds", "1")
+    with (
+        running(*settings) as (process, client),
+        socket.create_connection((client.base_url.host, client.base_url.port or 0)) as connection,
+    ):
+        connection.sendall(b"POST /classify HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nabc")
+        await_metric(client, 2, "stripmlp_in_flight_requests")
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+
+    assert process.returncode == 0

@@ -11,6 +11,7 @@ CONTRACT: list[tuple[type[ServiceError], type[ServiceError], int, str]] = [
     (errors.BrokenPicture, BadPicture, 422, "broken_picture"),
     (errors.BadRequest, ServiceError, 400, "bad_request"),
     (errors.ModelNotFound, ServiceError, 404, "model_not_found"),
+    (errors.BodyTooSlow, ServiceError, 408, "body_too_slow"),
     (errors.RequestTooLarge, ServiceError, 413, "request_too_large"),
     (errors.UnsupportedBody, ServiceError, 415, "unsupported_body"),
     (errors.Overloaded, ServiceError, 429, "overloaded"),

@@ -88,8 +88,8 @@ def test_a_bug_tells_the_client_nothing(
     assert response.status_code == 500
     assert response.headers["content-type"] == "application/problem+json"
     assert Problem.model_validate_json(response.content).code == "internal_error"
-    # uvicorn drops the connection, which a client must not use for another request then.
-    assert response.headers["connection"] == "close"
+    # Where uvicorn drops the connection, a client must not use it for another request.
+    assert (response.headers.get("connection") == "close") is (function == "read_pictures")
     assert "secret" not in response.text
     assert "ZeroDivisionError" not in response.text
     assert metric(narrow, "stripmlp_requests_total", endpoint="/classify", code="500") == before + 1

@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 from PIL import Image
 
+from service.batching import BatchQueue
 from tests.service import colours
 from tests.service.conftest import Gate, InThread
 from tests.service.live import PATIENCE, await_metric, classify, live_service, metric
@@ -180,3 +181,13 @@ def test_pictures_of_the_test_set_are_recognised(strip_mlp: httpx.Client, shared
     right = [next(iter(answer)) == Path(name).parent.name for answer, name in zip(answers, names, strict=True)]
     assert len(right) == 100
     assert sum(right) >= 80, sum(right)
+
+
+def test_a_model_that_fails_is_a_problem_not_a_result(colour_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with live_service(colour_models) as client:
+        monkeypatch.setattr(BatchQueue, "_try", lambda *_: None)
+        response = classify(client, b"no picture", png("red"))
+
+    assert response.status_code == 500
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["code"] == "inference_failed"

@@ -1,6 +1,5 @@
 """Where settings come from, and which are refused."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +30,11 @@ def test_defaults() -> None:
         "max_images": 128,
         "max_request_mb": 64,
         "max_image_mb": 20,
+        "max_body_seconds": 60,
+        "shutdown_seconds": 30,
         "max_pixels": 50_000_000,
         "log_level": "info",
     }
-
-
-def test_threads_follow_the_cores_this_process_may_use() -> None:
-    assert len(os.sched_getaffinity(0)) == USABLE_CPUS
 
 
 def test_environment_overrides_defaults_and_the_command_line_overrides_both(monkeypatch: pytest.MonkeyPatch) -> None:
