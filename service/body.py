@@ -121,10 +121,6 @@ async def _read_multipart(boundary: bytes, stream: AsyncGenerator[bytes, None], 
         if error.message.startswith("Too many files"):
             raise RequestTooLarge(f"the request has more than the {max_images} pictures allowed") from error
         raise BadRequest(f"the multipart body cannot be read: {error.message}") from error
-    except (UnicodeError, LookupError) as error:
-        raise BadRequest(
-            f"the multipart body names something in a character set that cannot be read: {error}"
-        ) from error
     try:
         pictures = []
         for field, value in form.multi_items():
