@@ -1,10 +1,13 @@
 """From an upright RGB picture to the network's pixels: the authors' evaluation transform, by the same library.
 
 Pillow's resize along both axes and then a crop, as torchvision does it to a PIL picture, so the pixels are the very
-same. Only pictures so elongated that the resized one would be huge are cut before they are resized.
+same. Only pictures so elongated that the resized one would be huge are resized in part; theirs are at most one level
+off, or two where a side passes 65,000 px and the other is below the short side's size.
 """
 
 import math
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +20,9 @@ Pixels = NDArray[np.uint8]
 
 MOST_RESIZED_PIXELS = 1 << 24
 """64 MiB in Pillow; at the usual 256 px short side, pictures over 256 times as long as wide would pass it."""
+
+MOST_STRIP_PIXELS = 1 << 24
+"""The same for a picture that is resized along one axis alone; at 256 px, only rows over 65,000 px would pass it."""
 
 WIDEST_SUPPORT = 3
 """Source pixels to each side that Pillow's widest filter, Lanczos, looks at, times the scale when it reduces."""
@@ -31,12 +37,15 @@ def to_pixels(picture: Image.Image, preprocessing: Preprocessing) -> Pixels:
     width, height = resized_size(picture.size, preprocessing.resize_side)
     # torchvision's CenterCrop rounds the offset half to even.
     left, top = round((width - size) / 2), round((height - size) / 2)
-    if width * height > MOST_RESIZED_PIXELS:
-        scale_x, scale_y = picture.width / width, picture.height / height
-        columns, rows = (left * scale_x, (left + size) * scale_x), (top * scale_y, (top + size) * scale_y)
-        vertical_first = _vertical_first(picture.size, (width, height))
-        return np.asarray(_resize_cut(picture, columns, rows, size, resampling, vertical_first=vertical_first))
-    return np.asarray(picture.resize((width, height), resampling).crop((left, top, left + size, top + size)))
+    if width * height <= MOST_RESIZED_PIXELS:
+        cut = picture.resize((width, height), resampling).crop((left, top, left + size, top + size))
+    elif _vertical_first(picture.size, (width, height)):
+        flipped = picture.transpose(Image.Transpose.TRANSPOSE)
+        cut = _resize_cut(flipped, (height, width), (top, left), size, resampling)
+        cut = cut.transpose(Image.Transpose.TRANSPOSE)
+    else:
+        cut = _resize_cut(picture, (width, height), (left, top), size, resampling)
+    return np.asarray(cut)
 
 
 def resized_size(picture_size: tuple[int, int], side: int) -> tuple[int, int]:
@@ -53,23 +62,43 @@ def _vertical_first(before: tuple[int, int], after: tuple[int, int]) -> bool:
 
 def _resize_cut(
     picture: Image.Image,
-    columns: tuple[float, float],
-    rows: tuple[float, float],
+    resized: tuple[int, int],
+    offset: tuple[int, int],
     size: int,
     resampling: Image.Resampling,
-    *,
-    vertical_first: bool,
 ) -> Image.Image:
-    """Resize a part of the picture alone, on the grid of the whole; a level or two may differ, through rounding."""
-    margin = math.ceil(WIDEST_SUPPORT * max((columns[1] - columns[0]) / size, (rows[1] - rows[0]) / size, 1)) + 1
-    # Pillow keeps a box in single precision, which cannot hold a fraction far from the origin: cut first.
-    x, y = max(math.floor(columns[0]) - margin, 0), max(math.floor(rows[0]) - margin, 0)
-    end_x, end_y = min(math.ceil(columns[1]) + margin, picture.width), min(math.ceil(rows[1]) + margin, picture.height)
-    left, right = columns[0] - x, min(columns[1], end_x) - x
-    top, bottom = rows[0] - y, min(rows[1], end_y) - y
-    region = picture.crop((x, y, end_x, end_y))
-    if vertical_first:
-        strip = region.resize((region.width, size), resampling, box=(0, top, region.width, bottom))
-        return strip.resize((size, size), resampling, box=(left, 0, right, size))
-    strip = region.resize((size, region.height), resampling, box=(left, 0, right, region.height))
-    return strip.resize((size, size), resampling, box=(0, top, size, bottom))
+    """The centre of the resized picture without the rest of it: along rows whole, then along columns in a box.
+
+    Pillow keeps a box in single precision, so its pixels are at most a level off; a box in both directions would
+    amplify that, and is left to rows that are too long.
+    """
+    rows = _Span.of(picture.height, resized[1], offset[1], size)
+    strip = picture.crop((0, rows.first, picture.width, rows.last))
+    if resized[0] * strip.height <= MOST_STRIP_PIXELS:
+        strip = strip.resize((resized[0], strip.height), resampling)
+        strip = strip.crop((offset[0], 0, offset[0] + size, strip.height))
+    else:
+        columns = _Span.of(picture.width, resized[0], offset[0], size)
+        strip = strip.crop((columns.first, 0, columns.last, strip.height))
+        strip = strip.resize((size, strip.height), resampling, box=(columns.start, 0, columns.end, strip.height))
+    return strip.resize((size, size), resampling, box=(0, rows.start, size, rows.end))
+
+
+@dataclass(frozen=True)
+class _Span:
+    """The cut along one axis, in pixels of the picture."""
+
+    first: int
+    last: int
+    """Whole pixels, from `first` to before `last`, that the filter looks at."""
+    start: float
+    end: float
+    """The cut itself, counted from `first`: far from the origin, single precision could not hold the fraction."""
+
+    @classmethod
+    def of(cls, length: int, resized: int, offset: int, size: int) -> Self:
+        scale = length / resized
+        start, end = offset * scale, (offset + size) * scale
+        margin = math.ceil(WIDEST_SUPPORT * max(scale, 1)) + 1
+        first, last = max(math.floor(start) - margin, 0), min(math.ceil(end) + margin, length)
+        return cls(first, last, start - first, min(end, last) - first)
