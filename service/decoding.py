@@ -8,7 +8,6 @@ first counts. The EXIF orientation is applied.
 """
 
 import io
-import warnings
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -16,6 +15,9 @@ from PIL import Image, UnidentifiedImageError
 from service.errors import BrokenPicture, PictureTooLarge, UnsupportedPicture
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+
+PILLOWS_MOST_PIXELS = 178_956_970
+"""Twice `Image.MAX_IMAGE_PIXELS`: from there on Pillow refuses instead of warning."""
 
 EXIF_ORIENTATION = 0x0112
 
@@ -30,18 +32,14 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# Pillow only warns of pictures between its limit and twice its limit.
-warnings.simplefilter("error", Image.DecompressionBombWarning)
-
-BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-
 
 def decode(data: bytes, *, max_pixels: int) -> Image.Image:
     """Decode one encoded picture.
 
     Args:
         data: the file's content, in one of `FORMATS`.
-        max_pixels: the most pixels (width times height) it may have; checked before any pixel is decoded.
+        max_pixels: the most pixels (width times height) it may have; checked before any pixel is decoded. Pillow has
+            a limit of its own, `PILLOWS_MOST_PIXELS`, which it checks before it makes room for anything.
 
     Returns:
         The upright picture in mode RGB.
@@ -52,24 +50,22 @@ def decode(data: bytes, *, max_pixels: int) -> Image.Image:
         BrokenPicture: the format is known, the content is not decodable.
     """
     too_large = f"the picture, or a frame of it, has more than the {max_pixels} pixels allowed"
-    # Decoders check against this limit too, before they make room; it is global, and in a service always the same.
-    Image.MAX_IMAGE_PIXELS = max_pixels
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         raise UnsupportedPicture(f"not a readable picture; accepted are {', '.join(FORMATS)}") from error
-    except BOMB as error:
+    except Image.DecompressionBombError as error:
         raise PictureTooLarge(too_large) from error
     except Exception as error:  # decoders raise anything; whatever it is, this picture is at fault
         raise BrokenPicture(f"the picture's header cannot be read: {error}") from error
-    if picture.width * picture.height > max_pixels:  # does not hang on the process's warning filters
+    if picture.width * picture.height > max_pixels:
         raise PictureTooLarge(too_large)
     if picture.mode == "F":
         raise UnsupportedPicture("pictures with floating-point samples are not accepted; use 8 or 16 bit")
     try:
         picture.load()
         return _turn_upright(_to_rgb(picture), picture)
-    except BOMB as error:
+    except Image.DecompressionBombError as error:
         raise PictureTooLarge(too_large) from error
     except Exception as error:  # as above
         raise BrokenPicture(f"the {picture.format} picture cannot be decoded: {error}") from error

@@ -7,6 +7,7 @@ from pydantic import Field, PositiveInt, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.cpus import usable_cpus
+from service.decoding import PILLOWS_MOST_PIXELS
 from service.session import Device
 
 LogLevel = Literal["critical", "error", "warning", "info", "debug"]
@@ -47,7 +48,9 @@ class Settings(BaseSettings):
     max_image_mb: PositiveInt = Field(20, description="largest encoded picture, MiB")
     max_body_seconds: PositiveInt = Field(60, description="longest time that a request's body may take to arrive")
     shutdown_seconds: PositiveInt = Field(30, description="longest time that running requests get to end on shutdown")
-    max_pixels: PositiveInt = Field(50_000_000, description="most pixels of a decoded picture")
+    max_pixels: PositiveInt = Field(
+        50_000_000, le=PILLOWS_MOST_PIXELS, description=f"most pixels of a decoded picture, up to {PILLOWS_MOST_PIXELS}"
+    )
     log_level: LogLevel = Field("info", description="least severe messages that are logged")
 
     @model_validator(mode="after")

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from PIL import Image
 
 from service.preprocessing import Pixels
 from service.session import Scores, Session
@@ -16,12 +15,6 @@ from tests.service.live import PATIENCE, live_service
 
 InThread = Callable[[Callable[[], httpx.Response]], Future[httpx.Response]]
 """What the fixture `in_thread` is."""
-
-
-@pytest.fixture(autouse=True)
-def _pillows_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Decoding sets Pillow's global limit, which must not reach what the next test opens by itself."""
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
 
 
 @pytest.fixture(scope="session")
