@@ -64,7 +64,7 @@ def export(options: ExportOptions, progress: Progress) -> Exported:
     """Export a checkpoint into a model repository. The file appears whole and proven, or not at all.
 
     Raises:
-        ExportError: in one of its kinds; nothing was written.
+        ExportError: in one of its kinds; no model was written.
     """
     own_pictures = read_pictures(options.pictures) if options.pictures is not None else []
     checkpoint = read_checkpoint(options.checkpoint)

@@ -22,7 +22,7 @@ MOST_RESIZED_PIXELS = 1 << 24
 """64 MiB in Pillow; at the usual 256 px short side, pictures over 256 times as long as wide would pass it."""
 
 MOST_STRIP_PIXELS = 1 << 24
-"""The same for a picture that is resized along one axis alone; at 256 px, only rows over 65,000 px would pass it."""
+"""The same along one axis alone, where what is no larger than the picture itself is made anyway."""
 
 WIDEST_SUPPORT = 3
 """Source pixels to each side that Pillow's widest filter, Lanczos, looks at, times the scale when it reduces."""
@@ -74,7 +74,7 @@ def _resize_cut(
     """
     rows = _Span.of(picture.height, resized[1], offset[1], size)
     strip = picture.crop((0, rows.first, picture.width, rows.last))
-    if resized[0] * strip.height <= MOST_STRIP_PIXELS:
+    if resized[0] * strip.height <= max(MOST_STRIP_PIXELS, picture.width * picture.height):
         strip = strip.resize((resized[0], strip.height), resampling)
         strip = strip.crop((offset[0], 0, offset[0] + size, strip.height))
     else:

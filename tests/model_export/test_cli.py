@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -190,3 +191,17 @@ def test_an_error_ends_the_process_with_1(tmp_path: Path) -> None:
     result = _command("missing.pth", cwd=tmp_path)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.strip() == "error: missing.pth is not a file"
+
+
+def test_a_terminated_export_leaves_nothing_half_written(
+    small_checkpoint: Path, labels_file: Path, tmp_path: Path
+) -> None:
+    options = ["--labels", str(labels_file), "--output", str(tmp_path)]
+    command = [sys.executable, "-m", "model_export", str(small_checkpoint), *options]
+    with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL) as process:
+        while not list(tmp_path.glob(".export-*/1/model.onnx")):
+            assert process.poll() is None
+        process.terminate()
+
+    assert process.returncode == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []

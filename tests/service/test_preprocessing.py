@@ -87,8 +87,20 @@ def test_cutting_before_both_axes_changes_two_levels_at_most(picture: Image.Imag
     np.testing.assert_allclose(pixels.astype(int), by_pillow(picture, wanted), rtol=0, atol=2)
 
 
+@pytest.mark.parametrize("size", [(40, 630), (524, 48), (48, 88), (148, 48)])
+def test_a_picture_that_is_reduced_keeps_its_first_axis_whole(size: tuple[int, int]) -> None:
+    """Cut before both axes, each of these would be two levels off."""
+    wanted, picture = made(32, 36, "bilinear"), noise(*size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "MOST_RESIZED_PIXELS", 0)
+        patch.setattr(module, "MOST_STRIP_PIXELS", 0)
+        pixels = to_pixels(picture, wanted)
+
+    np.testing.assert_allclose(pixels.astype(int), by_pillow(picture, wanted), rtol=0, atol=1)
+
+
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
-@pytest.mark.parametrize("size", [(1, 600), (2001, 3), (300, 80_000)])
+@pytest.mark.parametrize("size", [(1, 600), (2001, 3), (300, 80_000), (80_000, 300)])
 def test_very_elongated_pictures_differ_by_a_level_at_most(size: tuple[int, int], interpolation: Interpolation) -> None:
     wanted = made(224, 256, interpolation)
     picture = noise(*size)
