@@ -1,5 +1,6 @@
 # make serve   serve the bundled model on port 8000
 # make test    lint, types and every test
+# make bench   the service beside other servers, about 20 minutes; ARGS="--help" shows how to have less
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +11,12 @@ OTHER_RUNTIME := $(if $(filter gpu,$(RUNTIME)),cpu,gpu)
 OTHER_PACKAGE := $(if $(filter gpu,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: serve test lint clean only-one-runtime
+BENCH := .bench
+# The other servers have no packages for every version of Python yet, all have for this one.
+BENCH_PYTHON ?= $(shell python3.12 -c '' 2>/dev/null && echo python3.12 || echo $(PYTHON))
+export BENCH_PYTHON
+
+.PHONY: serve test lint bench clean only-one-runtime
 
 serve: $(VENV)/.serve-$(RUNTIME)
 	$(BIN)/strip-mlp-serve
@@ -25,6 +31,15 @@ lint: $(VENV)/.test-$(RUNTIME)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(BENCH)/ours/.ready
+	$(BENCH)/ours/bin/python -m benchmarks $(ARGS)
+
+$(BENCH)/ours/.ready: pyproject.toml constraints.txt benchmarks/requirements/ours.txt
+	$(BENCH_PYTHON) -m venv $(BENCH)/ours
+	$(BENCH)/ours/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt \
+	    --requirement benchmarks/requirements/ours.txt --editable '.[cpu]'
+	touch $@
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -43,4 +58,4 @@ only-one-runtime: $(VENV)/bin/python
 	fi
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(BENCH)

@@ -22,10 +22,10 @@ from model_export.sample_pictures import read_pictures, sample_pictures
 from model_export.simplify import simplify
 from model_export.variants import variant_name
 from service.artifact import METADATA_KEY, Architecture, Artifact, Interpolation, Preprocessing, Triple
+from service.cpus import usable_cpus
 from service.errors import UnusableModel
 from service.repository import MODEL_FILE
 from service.session import Session
-from service.settings import USABLE_CPUS
 
 T = TypeVar("T")
 
@@ -155,7 +155,7 @@ def _save(model: onnx.ModelProto, artifact: Artifact, path: Path) -> Session:
     """Write the model with its metadata, and open it as the service does."""
     helper.set_model_props(model, {METADATA_KEY: artifact.model_dump_json()})
     onnx.save(model, path)
-    return Session.open(path, device="cpu", threads=USABLE_CPUS)
+    return Session.open(path, device="cpu", threads=usable_cpus())
 
 
 def _check_same_answers(proven: Session, final: Session) -> None:

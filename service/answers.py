@@ -1,8 +1,17 @@
 """The JSON that the service answers with, as its OpenAPI document describes it."""
 
+from collections.abc import Sequence
+
+import numpy as np
 from pydantic import BaseModel, Field
 
 from service.artifact import Artifact
+from service.body import Picture
+from service.errors import ServiceError
+from service.models import ServedModel
+from service.session import Scores
+from service.tuning import BatchTime
+from service.work import Result
 
 
 class ModelName(BaseModel):
@@ -56,13 +65,25 @@ class ModelDescription(BaseModel):
     name: str
     version: int
     provider: str
+    batch_limit: int = Field(description="most pictures in one run")
+    batch_curve: list[BatchTime] = Field(description="measured when the model was loaded, on blank pictures")
     artifact: Artifact
 
 
+class LoadError(BaseModel):
+    """A version in the repository that could not be loaded."""
+
+    name: str
+    version: int
+    message: str
+
+
 class ModelsAnswer(BaseModel):
-    """Every model that is being served."""
+    """Every model that is being served, and why others are not."""
 
     models: list[ModelDescription]
+    errors: list[LoadError]
+    repository_error: str | None = Field(description="why the repository cannot be read; models stay as they are then")
 
 
 class Health(BaseModel):
@@ -79,3 +100,31 @@ class Problem(BaseModel):
     status: int
     detail: str
     code: str = Field(description="stable name of the error, for programs")
+
+
+def classify_answer(
+    model: ServedModel, pictures: Sequence[Picture], results: Sequence[Result], top_k: int
+) -> ClassifyAnswer:
+    """The answer to a request, its results in the order of its pictures."""
+    return ClassifyAnswer(
+        model=ModelName(name=model.file.name, version=model.file.version),
+        results=[
+            RejectedPicture(
+                index=index, filename=picture.filename, error=PictureError(code=result.code, message=str(result))
+            )
+            if isinstance(result, ServiceError)
+            else ClassifiedPicture(
+                index=index, filename=picture.filename, predictions=rank(result, model.artifact.labels, top_k)
+            )
+            for index, (picture, result) in enumerate(zip(pictures, results, strict=True))
+        ],
+    )
+
+
+def rank(scores: Scores, labels: Sequence[str], top_k: int) -> list[Prediction]:
+    """The most probable classes of one picture's scores (classes,), best first; equal ones by their number."""
+    best = np.argsort(-scores.probabilities, kind="stable")[:top_k]
+    return [
+        Prediction(label=labels[class_id], class_id=class_id, probability=float(scores.probabilities[class_id]))
+        for class_id in best.tolist()
+    ]

@@ -1,45 +1,77 @@
 """The ASGI application: its parts, put together and brought to life."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from time import perf_counter
 
 from fastapi import FastAPI
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.classifier import Classifier
+from service.endpoint import CLASSIFY_PATH, ClassifyEndpoint
 from service.errors import StartupError
 from service.metrics import Metrics
 from service.models import Models
 from service.problems import install_problem_handlers
+from service.reloading import Reloader
 from service.routes import build_router
 from service.settings import Settings
+from service.workers import Workers
 
 
-def create_app(settings: Settings, on_failure: Callable[[StartupError], None]) -> FastAPI:
-    """The service with these settings. Models load in the background once it runs.
+class Service:
+    """The service as an ASGI application. Models load in the background once it runs.
 
     Args:
         settings: see `Settings`.
         on_failure: called if a model cannot be served; the service never gets ready then.
     """
-    metrics = Metrics()
-    models = Models(settings, metrics, on_failure)
-    classifier = Classifier(settings, metrics)
 
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        with classifier:
-            async with models:
-                yield
+    def __init__(self, settings: Settings, on_failure: Callable[[StartupError], None]) -> None:
+        metrics = Metrics()
+        workers = Workers(settings.decode_threads or settings.cores, "work")
+        self.models = Models(settings, metrics, workers)
+        self.reloader = Reloader(settings, self.models, workers, metrics, on_failure)
+        endpoint = ClassifyEndpoint(settings, self.models, Classifier(settings, workers))
+        described = FastAPI(
+            title="Strip-MLP serving",
+            description="Classifies pictures with exported Strip-MLP models.",
+            lifespan=partial(_lifespan, self.reloader, workers),
+        )
+        described.include_router(build_router(settings, self.models, self.reloader, endpoint, metrics))
+        install_problem_handlers(described)
+        self._app = _RequestMetrics(_ClassifyFirst(described, endpoint), metrics)
 
-    app = FastAPI(
-        title="Strip-MLP serving", description="Classifies pictures with exported Strip-MLP models.", lifespan=lifespan
-    )
-    app.include_router(build_router(settings, models, classifier, metrics))
-    install_problem_handlers(app)
-    app.add_middleware(_RequestMetrics, metrics=metrics)
-    return app
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+
+@asynccontextmanager
+async def _lifespan(reloader: Reloader, workers: Workers, _: FastAPI) -> AsyncIterator[None]:
+    try:
+        async with reloader:
+            yield
+    finally:
+        await asyncio.to_thread(workers.close)
+
+
+class _ClassifyFirst:
+    """Leads requests of the endpoint past FastAPI."""
+
+    def __init__(self, app: ASGIApp, endpoint: ClassifyEndpoint) -> None:
+        self._app = app
+        self._endpoint = endpoint
+        self._route = Route(CLASSIFY_PATH, endpoint)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == CLASSIFY_PATH and scope["method"] == "POST":
+            scope["route"] = self._route
+            await self._endpoint(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
 
 class _RequestMetrics:

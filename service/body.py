@@ -12,7 +12,9 @@ from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from service.errors import BadRequest, BodyTooSlow, RequestTooLarge, UnsupportedBody
+from service.admission import Account
+from service.deadline import Deadline
+from service.errors import BadRequest, BodyTooSlow, ClientGone, RequestTooLarge, UnsupportedBody
 from service.settings import Settings
 
 FILES_FIELD = "files"
@@ -60,22 +62,30 @@ class _MemoryParser(MultiPartParser):
             raise MultiPartException("it ends before its closing boundary")
 
 
-async def read_pictures(request: Request, settings: Settings) -> list[Picture]:
+async def read_pictures(request: Request, settings: Settings, deadline: Deadline, account: Account) -> list[Picture]:
     """Read the body, counting its bytes as they come.
+
+    Args:
+        request: whose body.
+        settings: limits.
+        deadline: the request's.
+        account: holds the body's bytes.
 
     Raises:
         BodyTooSlow: it did not arrive in time.
+        DeadlineExceeded: the request's own time was over before.
+        Overloaded: there is no room for so many bytes; the rest is not read.
+        ClientGone: the client left.
         RequestTooLarge: more bytes or pictures than allowed; the rest is not read.
         UnsupportedBody: the content type is neither multipart/form-data, image/* nor application/octet-stream.
-        BadRequest: the multipart body is malformed, has other fields than `files`, there is no picture, or the
-            client left.
+        BadRequest: the multipart body is malformed, has other fields than `files`, or there is no picture.
     """
     header = request.headers.get("content-type", "application/octet-stream")
     media_type, options = parse_options_header(header)
     content_type = media_type.decode("latin-1").lower()
-    stream = _limited(request, settings.max_request_mb * MEBIBYTE)
+    stream = _limited(request, settings.max_request_mb * MEBIBYTE, account)
     try:
-        async with asyncio.timeout(settings.max_body_seconds):
+        async with asyncio.timeout(min(settings.max_body_seconds, deadline.seconds_left)):
             if content_type == "multipart/form-data":
                 pictures = await _read_multipart(options.get(b"boundary", b""), stream, settings.max_images)
             elif content_type.startswith("image/") or content_type == "application/octet-stream":
@@ -87,26 +97,31 @@ async def read_pictures(request: Request, settings: Settings) -> list[Picture]:
                     f"'{FILES_FIELD}', or one picture with its type (image/jpeg, …) or application/octet-stream"
                 )
     except TimeoutError as error:
+        if deadline.seconds_left <= 0:
+            raise deadline.exceeded() from error
         raise BodyTooSlow(f"the body did not arrive within {settings.max_body_seconds} seconds") from error
     if not pictures:
         raise BadRequest("the request holds no picture")
     return pictures
 
 
-async def _limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
+async def _limited(request: Request, limit: int, account: Account) -> AsyncGenerator[bytes, None]:
     too_large = f"the request's body is larger than the {limit // MEBIBYTE} MiB allowed"
     announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > limit:
-        raise RequestTooLarge(too_large)
+    if announced.isdecimal():
+        if int(announced) > limit:
+            raise RequestTooLarge(too_large)
+        account.hold(int(announced))
     received = 0
     try:
         async for chunk in request.stream():
             received += len(chunk)
             if received > limit:
                 raise RequestTooLarge(too_large)
+            account.hold(received)
             yield chunk
     except ClientDisconnect as error:
-        raise BadRequest(f"the client left after {received} bytes of the body") from error
+        raise ClientGone(f"the client left after {received} bytes of the body") from error
 
 
 async def _read_multipart(boundary: bytes, stream: AsyncGenerator[bytes, None], max_images: int) -> list[Picture]:

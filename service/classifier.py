@@ -1,97 +1,118 @@
-"""From encoded pictures to predictions: decode in a thread pool, queue for the session, rank the classes."""
+"""From encoded pictures to results: let in, decoded, queued for a session, dropped when nobody waits any more."""
 
 import asyncio
+import itertools
 import logging
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from time import perf_counter
 
-import numpy as np
+from starlette.types import Receive
 
-from service.answers import Prediction
-from service.artifact import Preprocessing
 from service.body import MEBIBYTE, Picture
+from service.deadline import Deadline
 from service.decoding import decode
-from service.errors import BadPicture, Overloaded, PictureTooLarge, ServiceError
-from service.metrics import Metrics, Outcome
+from service.errors import BadPicture, ClientGone, PictureTooLarge, ServiceError
 from service.models import ServedModel
-from service.preprocessing import Pixels, to_pixels
-from service.session import Scores
+from service.preprocessing import to_pixels
 from service.settings import Settings
+from service.work import Item, Result, Work
+from service.workers import Workers
 
 logger = logging.getLogger(__name__)
 
-Result = list[Prediction] | ServiceError
-
 
 class Classifier:
-    """Classifies requests' pictures; owns the decoding threads. Use as a context manager."""
+    """Classifies requests' pictures.
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    Args:
+        settings: limits of a picture.
+        workers: the threads that decode.
+    """
+
+    def __init__(self, settings: Settings, workers: Workers) -> None:
         self._settings = settings
-        self._metrics = metrics
-        self._decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+        self._workers = workers
+        self._requests = itertools.count()
 
-    def __enter__(self) -> "Classifier":
-        return self
+    async def classify(
+        self, model: ServedModel, pictures: Sequence[Picture], deadline: Deadline, receive: Receive
+    ) -> list[Result]:
+        """For every picture, in order, its scores or the error that befell it alone. Counts them by outcome.
 
-    def __exit__(self, *_: object) -> None:
-        self._decoders.shutdown()
-
-    async def classify(self, model: ServedModel, pictures: Sequence[Picture], top_k: int) -> list[Result]:
-        """For every picture, in order, its best classes or the error that befell it alone.
+        Args:
+            model: which.
+            pictures: encoded.
+            deadline: the request's.
+            receive: the request's ASGI channel, its body read, which tells when the client leaves.
 
         Raises:
-            Overloaded: the model has no room for this many pictures; none was decoded.
+            Overloaded: no room for so many pictures, or not enough time; none was decoded.
+            NotReady: no session of the model works.
+            DeadlineExceeded: not all pictures were through in time; the others are dropped.
+            ClientGone: the client left; the pictures that are not through are dropped.
         """
-        try:
-            model.admit(len(pictures))
-        except Overloaded:
-            self._count(model, "refused", len(pictures))
-            raise
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._classify_one(model, picture, top_k)) for picture in pictures]
-        finally:
-            model.release(len(pictures))
-        return [task.result() for task in tasks]
-
-    async def _classify_one(self, model: ServedModel, picture: Picture, top_k: int) -> Result:
         loop = asyncio.get_running_loop()
-        artifact = model.session.artifact
         try:
-            pixels, seconds = await loop.run_in_executor(self._decoders, self._prepare, picture, artifact.preprocessing)
-            self._metrics.stage_seconds.labels(model.file.name, "decode").observe(seconds)
-            predictions = rank(await model.queue.submit(pixels), artifact.labels, top_k)
-        except BadPicture as error:
-            self._count(model, "invalid", 1)
-            return error
+            model.require_working()
+            model.admission.admit(len(pictures), deadline.seconds_left)
+            work = Work(next(self._requests), [picture.data for picture in pictures], model.admission)
+            with _ended_early(work, deadline, receive):
+                self._workers.decode([partial(self._decode, model, item, loop) for item in work.items])
+                results = await work.results()
         except ServiceError as error:
-            self._count(model, "failed", 1)
-            return error
-        except Exception:  # whatever it is, it must not reach the other pictures
-            logger.exception("a picture failed in a way that nobody foresaw")
-            self._count(model, "failed", 1)
-            return ServiceError("an unexpected error; the service's log has it")
-        self._count(model, "ok", 1)
-        return predictions
+            model.metrics.count(error.outcome, len(pictures))
+            raise
+        except asyncio.CancelledError:
+            model.metrics.count("cancelled", len(pictures))
+            raise
+        for result in results:
+            model.metrics.count(result.outcome if isinstance(result, ServiceError) else "ok")
+        return results
 
-    def _prepare(self, picture: Picture, preprocessing: Preprocessing) -> tuple[Pixels, float]:
+    def _decode(self, model: ServedModel, item: Item, loop: asyncio.AbstractEventLoop) -> None:
+        """Decode one picture and queue it for the model. Called in a worker thread."""
+        if item.work.abandoned:
+            return
         started = perf_counter()
+        try:
+            self._check_size(item.data)
+            picture = decode(item.data, max_pixels=self._settings.max_pixels)
+            item.pixels = to_pixels(picture, model.artifact.preprocessing)
+        except BadPicture as error:
+            loop.call_soon_threadsafe(item.work.settle, item, error)
+        except BaseException:  # whatever it is, it must not reach the other pictures
+            logger.exception("a picture failed in a way that nobody foresaw")
+            unforeseen = ServiceError("an unexpected error; the service's log has it")
+            loop.call_soon_threadsafe(item.work.settle, item, unforeseen)
+        else:
+            model.metrics.decode_seconds.observe(perf_counter() - started)
+            model.queue.put(item)
+
+    def _check_size(self, data: bytes) -> None:
         limit = self._settings.max_image_mb * MEBIBYTE
-        if len(picture.data) > limit:
-            raise PictureTooLarge(f"the picture has {len(picture.data)} bytes, {limit} are allowed")
-        pixels = to_pixels(decode(picture.data, max_pixels=self._settings.max_pixels), preprocessing)
-        return pixels, perf_counter() - started
-
-    def _count(self, model: ServedModel, outcome: Outcome, pictures: int) -> None:
-        self._metrics.images.labels(model.file.name, str(model.file.version), outcome).inc(pictures)
+        if len(data) > limit:
+            raise PictureTooLarge(f"the picture has {len(data)} bytes, {limit} are allowed")
 
 
-def rank(scores: Scores, labels: Sequence[str], top_k: int) -> list[Prediction]:
-    """The most probable classes of one picture's scores (classes,), best first; equal ones by their number."""
-    best = np.argsort(-scores.probabilities, kind="stable")[:top_k]
-    return [
-        Prediction(label=labels[class_id], class_id=class_id, probability=float(scores.probabilities[class_id]))
-        for class_id in best.tolist()
-    ]
+@contextmanager
+def _ended_early(work: Work, deadline: Deadline, receive: Receive) -> Iterator[None]:
+    """Abandons the work when the deadline passes, the client leaves, or the request is cancelled."""
+    loop = asyncio.get_running_loop()
+    timer = loop.call_at(deadline.at, lambda: work.abandon(deadline.exceeded()))
+    watcher = loop.create_task(_abandon_if_gone(work, receive))
+    try:
+        yield
+    except asyncio.CancelledError:
+        work.abandon(ClientGone("the request was cancelled"))
+        raise
+    finally:
+        timer.cancel()
+        watcher.cancel()
+
+
+async def _abandon_if_gone(work: Work, receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    work.abandon(ClientGone("the client left before its answer"))

@@ -1,16 +1,13 @@
 """The command line: `strip-mlp-serve`, also `python -m service`."""
 
-import logging
-import signal
 import sys
 
-import uvicorn
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from service.app import create_app
-from service.errors import StartupError
+from service.server import serve
 from service.settings import Settings
+from service.supervisor import Supervisor, start_logging
 
 
 def main() -> int:
@@ -26,35 +23,5 @@ def main() -> int:
             name = "".join(f"setting {part}: " for part in each["loc"])
             print(f"strip-mlp-serve: {name}{each['msg'].removeprefix('Value error, ')}", file=sys.stderr)
         return 2
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    failures: list[StartupError] = []
-
-    def stop(error: StartupError) -> None:
-        failures.append(error)
-        server.should_exit = True
-
-    server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(settings, stop),
-            host=settings.host,
-            port=settings.port,
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=settings.shutdown_seconds,
-        )
-    )
-
-    def on_signal(*_: object) -> None:
-        server.should_exit = True
-
-    # uvicorn handles signals itself while it runs, then raises them again for the handlers that were there before;
-    # the default ones would end the process as killed.
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
-    try:
-        server.run()
-    except SystemExit:  # how uvicorn ends when it cannot listen, after logging why
-        return 1
-    for failure in failures:
-        print(f"strip-mlp-serve: {failure}", file=sys.stderr)
-    return 1 if failures else 0
+    start_logging(settings)
+    return serve(settings) if settings.workers == 1 else Supervisor(settings).run()

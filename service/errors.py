@@ -1,4 +1,4 @@
-"""Every error of the service, and the HTTP status each one becomes.
+"""Every error of the service, the HTTP status each one becomes, and what its pictures are counted as.
 
 ServiceError
  ├─ BadPicture           a picture's own fault; it never touches the other pictures of its request
@@ -6,31 +6,40 @@ ServiceError
  │   ├─ UnsupportedPicture    415
  │   └─ BrokenPicture         422
  ├─ BadRequest                400
+ ├─ Unauthorized              401
  ├─ ModelNotFound             404
  ├─ BodyTooSlow               408
  ├─ RequestTooLarge           413
  ├─ UnsupportedBody           415
- ├─ Overloaded                429
+ ├─ Overloaded                429, with Retry-After
+ ├─ ClientGone                499, which nobody hears
  ├─ InferenceFailed           500
  ├─ NotReady                  503
- └─ StartupError              the service does not start
+ ├─ DeadlineExceeded          504
+ └─ StartupError              a model, or the service, cannot start
      ├─ UnusableModel
      └─ DeviceUnavailable
 """
 
 from http import HTTPStatus
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+Outcome = Literal["ok", "invalid", "refused", "expired", "cancelled", "failed"]
+"""What may become of a picture."""
 
 
 class ServiceError(Exception):
     """Base of the hierarchy. The message says what was wrong with what, and what to do."""
 
-    status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
+    status: ClassVar[int] = HTTPStatus.INTERNAL_SERVER_ERROR
     code: ClassVar[str] = "internal_error"
+    outcome: ClassVar[Outcome] = "failed"
 
 
 class BadPicture(ServiceError):
     """One picture cannot be classified."""
+
+    outcome = "invalid"
 
 
 class PictureTooLarge(BadPicture):
@@ -59,6 +68,14 @@ class BadRequest(ServiceError):
 
     status = HTTPStatus.BAD_REQUEST
     code = "bad_request"
+    outcome = "invalid"
+
+
+class Unauthorized(ServiceError):
+    """The request lacks the administrator's token."""
+
+    status = HTTPStatus.UNAUTHORIZED
+    code = "unauthorized"
 
 
 class ModelNotFound(ServiceError):
@@ -73,6 +90,7 @@ class BodyTooSlow(ServiceError):
 
     status = HTTPStatus.REQUEST_TIMEOUT
     code = "body_too_slow"
+    outcome = "invalid"
 
 
 class RequestTooLarge(ServiceError):
@@ -80,6 +98,7 @@ class RequestTooLarge(ServiceError):
 
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     code = "request_too_large"
+    outcome = "invalid"
 
 
 class UnsupportedBody(ServiceError):
@@ -87,13 +106,31 @@ class UnsupportedBody(ServiceError):
 
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
     code = "unsupported_body"
+    outcome = "invalid"
 
 
 class Overloaded(ServiceError):
-    """The queue is full. Answered with `Retry-After`."""
+    """There is no room, or not enough time, for the request.
+
+    Attributes:
+        retry_after: whole seconds after which there should be.
+    """
 
     status = HTTPStatus.TOO_MANY_REQUESTS
     code = "overloaded"
+    outcome = "refused"
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ClientGone(ServiceError):
+    """The client closed the connection before its answer."""
+
+    status = 499  # nginx's number; HTTP has none, as nobody is there to read it
+    code = "client_gone"
+    outcome = "cancelled"
 
 
 class InferenceFailed(ServiceError):
@@ -103,14 +140,23 @@ class InferenceFailed(ServiceError):
 
 
 class NotReady(ServiceError):
-    """Models are still loading, or the service is shutting down."""
+    """Models are still loading or cannot run, or the service is shutting down."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
     code = "not_ready"
+    outcome = "refused"
+
+
+class DeadlineExceeded(ServiceError):
+    """The request's time was over before its answer was ready."""
+
+    status = HTTPStatus.GATEWAY_TIMEOUT
+    code = "deadline_exceeded"
+    outcome = "expired"
 
 
 class StartupError(ServiceError):
-    """The service cannot start as it was told to."""
+    """A model cannot be served, or the service cannot start, as it was told to."""
 
 
 class UnusableModel(StartupError):

@@ -1,6 +1,6 @@
 """Prometheus metrics: where requests, pictures and time go."""
 
-from typing import Literal
+from typing import get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -12,8 +12,7 @@ from prometheus_client import (
     ProcessCollector,
 )
 
-Stage = Literal["read", "decode", "queue", "infer", "encode"]
-Outcome = Literal["ok", "invalid", "refused", "failed"]
+from service.errors import Outcome
 
 SECONDS = tuple(0.00025 * 2**power for power in range(18))
 """Geometric, 0.25 ms to 33 s."""
@@ -41,7 +40,8 @@ class Metrics:
         )
         self.images = Counter(
             "stripmlp_images",
-            "Pictures received, by what became of them.",
+            "Pictures received, by what became of them: each exactly once. A request that ended before its body was "
+            "read counts as one picture.",
             ["model", "version", "outcome"],
             registry=self.registry,
         )
@@ -54,9 +54,15 @@ class Metrics:
         )
         self.batch_size = Histogram(
             "stripmlp_batch_size",
-            "Pictures in one run of a model.",
+            "Pictures in one run of a model, without padding.",
             ["model"],
             buckets=BATCH_SIZES,
+            registry=self.registry,
+        )
+        self.padding_images = Counter(
+            "stripmlp_padding_images",
+            "Blank pictures that filled batches up to a size that was warmed.",
+            ["model"],
             registry=self.registry,
         )
         self.queue_images = Gauge(
@@ -86,3 +92,32 @@ class Metrics:
             ["model", "version"],
             registry=self.registry,
         )
+        self.model_load_failed = Gauge(
+            "stripmlp_model_load_failed",
+            "Constant 1 for each version in the repository that should be served but could not be loaded.",
+            ["model", "version"],
+            registry=self.registry,
+        )
+
+    def of_model(self, name: str, version: int) -> "ModelMetrics":
+        """The series of one version of a model."""
+        return ModelMetrics(self, name, str(version))
+
+
+class ModelMetrics:
+    """One version's series, looked up once: on the way of every picture the look-up would cost more than counting."""
+
+    def __init__(self, metrics: Metrics, name: str, version: str) -> None:
+        stage = metrics.stage_seconds
+        self.read_seconds = stage.labels(name, "read")
+        self.decode_seconds = stage.labels(name, "decode")
+        self.queue_seconds = stage.labels(name, "queue")
+        self.infer_seconds = stage.labels(name, "infer")
+        self.encode_seconds = stage.labels(name, "encode")
+        self.batch_size = metrics.batch_size.labels(name)
+        self.padding = metrics.padding_images.labels(name)
+        self._images = {outcome: metrics.images.labels(name, version, outcome) for outcome in get_args(Outcome)}
+
+    def count(self, outcome: Outcome, pictures: int = 1) -> None:
+        """So many pictures came to this end."""
+        self._images[outcome].inc(pictures)

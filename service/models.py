@@ -1,166 +1,198 @@
-"""The models being served: loaded once in the background, proven and warmed before the service calls itself ready."""
+"""The models being served: found by name, counted while requests use them, swapped as a whole."""
 
 import asyncio
 import logging
-from collections.abc import Callable
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
-import numpy as np
-
+from service.admission import Admission
+from service.artifact import Artifact
 from service.batching import BatchQueue
-from service.errors import BadRequest, ModelNotFound, NotReady, Overloaded, StartupError, UnusableModel
-from service.metrics import Metrics
-from service.repository import ModelFile, find_models
-from service.session import Session
+from service.errors import BadRequest, ModelNotFound, NotReady
+from service.metrics import Metrics, ModelMetrics
+from service.repository import ModelFile
+from service.running import Runner
 from service.settings import Settings
+from service.tuning import BatchTime
+from service.workers import Workers
 
 logger = logging.getLogger(__name__)
 
+Key = tuple[str, int]
+"""Name and version."""
 
-@dataclass
+
+@dataclass(eq=False)
 class ServedModel:
-    """One version of a model, ready to classify."""
+    """One version of a model, ready to classify. Belongs to the event loop."""
 
     file: ModelFile
-    session: Session
+    artifact: Artifact
+    curve: Sequence[BatchTime]
     queue: BatchQueue
-    queue_limit: int
-    in_work: int = 0
-    """Pictures that were admitted and not yet answered."""
+    runners: Mapping[Runner, Workers]
+    """What runs it, and on whose threads."""
+    own_workers: Sequence[Workers]
+    """Threads that run no other model."""
+    admission: Admission
+    metrics: ModelMetrics
+    _users: int = 0
+    _unused: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def admit(self, pictures: int) -> None:
-        """Make room for a request's pictures; `release` gives it back.
+    @property
+    def key(self) -> Key:
+        return self.file.name, self.file.version
 
-        Raises:
-            Overloaded: with these, more than the limit would be in work.
-        """
-        if self.in_work + pictures > self.queue_limit:
-            raise Overloaded(
-                f"model {self.file.name} has {self.in_work} pictures in work, {pictures} more would pass the limit of "
-                f"{self.queue_limit}; try again shortly"
-            )
-        self.in_work += pictures
+    @property
+    def provider(self) -> str:
+        """The execution provider that its sessions report."""
+        return next(iter(self.runners)).provider
 
-    def release(self, pictures: int) -> None:
-        self.in_work -= pictures
+    def retry_after(self) -> int:
+        """Whole seconds until half of what is in work is done."""
+        return self.admission.seconds_until(self.admission.in_work // 2)
+
+    def require_working(self) -> None:
+        """Raise NotReady if no session works."""
+        if all(runner.broken for runner in self.runners):
+            raise NotReady(f"model {self.file.name} version {self.file.version} fails and is being opened anew")
+
+    @contextmanager
+    def used(self) -> Iterator["ServedModel"]:
+        """Keeps the model loaded meanwhile, whatever becomes of its file."""
+        self._users += 1
+        self._unused.clear()
+        try:
+            yield self
+        finally:
+            self._users -= 1
+            if self._users == 0:
+                self._unused.set()
+
+    async def unload(self) -> None:
+        """Wait until no request uses it, then let go of sessions and threads."""
+        if self._users:
+            await self._unused.wait()
+        await self.close()
+        logger.info("unloaded %s version %d", *self.key)
+
+    async def close(self) -> None:
+        """Let go of sessions and threads, whoever may still wait for an answer."""
+        for runner, workers in self.runners.items():
+            workers.detach(runner)
+            await runner.close()
+        for workers in self.own_workers:
+            await asyncio.to_thread(workers.close)
 
 
 class Models:
-    """Loads every model of the repository and finds them by name. Use as an asynchronous context manager.
+    """Every model that is served, and why others are not.
 
     Args:
-        settings: which repository, device and limits.
+        settings: the default model, and how long a job may take.
         metrics: where the models are described.
-        on_failure: called once if a model cannot be served; the service never gets ready then.
+        workers: the threads that decode, and run models on the CPU.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, on_failure: Callable[[StartupError], None]) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, workers: Workers) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._on_failure = on_failure
-        self._served: dict[tuple[str, int], ServedModel] = {}
-        self._queues = AsyncExitStack()
-        self._loading: asyncio.Task[None] | None = None
-        self._reason: str | None = "models are being loaded"
-
-    async def __aenter__(self) -> Self:
-        self._loading = asyncio.create_task(self._load(), name="load models")
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._loading is not None  # entered
-        self._loading.cancel()
-        await asyncio.wait([self._loading])
-        self._reason = "the service is shutting down"
-        await self._queues.aclose()
+        self._workers = workers
+        self._served: dict[Key, ServedModel] = {}
+        self._newest: dict[str, ServedModel] = {}
+        self.unready: str | None = "models are being loaded"
+        """Why nothing can be classified at all; None once every model was loaded."""
+        self.draining = False
+        """Whether the service is about to end; requests are still answered."""
+        self.errors: Mapping[Key, str] = {}
+        """What is in the repository and cannot be loaded."""
+        self.repository_error: str | None = None
+        """Why the repository cannot be read, which leaves everything as it was."""
 
     def require_ready(self) -> None:
-        """Raise NotReady, saying why, unless every model can answer."""
-        dead = next((model.file.name for model in self.served if not model.queue.alive), None)
-        reason = self._reason or (f"the batching of model {dead} died" if dead else None)
-        if reason:
-            raise NotReady(reason)
+        """Raise NotReady, saying why, unless every model can answer and more requests are welcome."""
+        if self.draining:
+            raise NotReady("the service is shutting down")
+        if self.unready is not None:
+            raise NotReady(self.unready)
+        for model in self._served.values():
+            model.require_working()
+        for workers in {self._workers, *(each for model in self.served for each in model.runners.values())}:
+            if workers.longest_job > self._settings.stall_seconds:
+                raise NotReady(f"a run or a decode has not ended for {workers.longest_job:.0f} seconds")
 
     @property
     def served(self) -> list[ServedModel]:
         """By name and version, the newest version of each last."""
         return list(self._served.values())
 
-    def find(self, name: str | None, version: int | None) -> ServedModel:
+    @contextmanager
+    def use(self, name: str | None, version: int | None) -> Iterator[ServedModel]:
         """The model of a request that names it, or leaves the name, the version or both open.
 
+        The request keeps the model that it started with, even if that is replaced meanwhile.
+
         Raises:
-            NotReady: models are still loading, or one has died.
+            NotReady: models are still loading, or the service has ended.
             BadRequest: no name was given, and several models are served without a default.
             ModelNotFound: no such model or version is served.
         """
-        self.require_ready()
-        names = sorted({served for served, _ in self._served})
-        name = name or self._settings.default_model or (names[0] if len(names) == 1 else None)
+        with self._find(name, version).used() as model:
+            yield model
+
+    def replace(self, served: Mapping[Key, ServedModel], errors: Mapping[Key, str]) -> list[ServedModel]:
+        """Serve these from now on. Returns those that are served no more, for the caller to unload."""
+        before, self._served = self._served, {key: served[key] for key in sorted(served)}
+        self._newest = {name: model for (name, _), model in self._served.items()}
+        for key in self.errors.keys() - errors.keys():
+            self._metrics.model_load_failed.remove(key[0], str(key[1]))
+        for name, number in errors:
+            self._metrics.model_load_failed.labels(name, str(number)).set(1)
+        self.errors = errors
+        retired = [model for model in before.values() if self._served.get(model.key) is not model]
+        for model in retired:
+            self._metrics.model_info.remove(*_info(model))
+            self._metrics.model_parity_error.remove(model.file.name, str(model.file.version))
+        for name in {name for name, _ in before}:
+            self._metrics.queue_limit.remove(name)
+            self._metrics.queue_images.remove(name)
+        for model in self.served:
+            self._describe(model)
+        return retired
+
+    def _describe(self, model: ServedModel) -> None:
+        name, version = model.key
+        self._metrics.queue_limit.labels(name).inc(model.admission.limit)
+        self._metrics.queue_images.labels(name).set_function(
+            lambda: sum(served.admission.in_work for served in self.served if served.file.name == name)
+        )
+        self._metrics.model_info.labels(*_info(model)).set(1)
+        assert model.artifact.parity is not None  # required on loading
+        error = max(row.max_abs_logit_error for row in model.artifact.parity.rows)
+        self._metrics.model_parity_error.labels(name, str(version)).set(error)
+
+    def _find(self, name: str | None, version: int | None) -> ServedModel:
+        if self.unready is not None:
+            raise NotReady(self.unready)
+        name = name or self._settings.default_model
         if name is None:
-            raise BadRequest(f"several models are served, name one with ?model=: {', '.join(names)}")
+            if len(self._newest) > 1:
+                raise BadRequest(f"several models are served, name one with ?model=: {', '.join(self._newest)}")
+            name = next(iter(self._newest))
+        newest = self._newest.get(name)
+        if newest is not None and version in (None, newest.file.version):
+            return newest
         versions = [number for served, number in self._served if served == name]
         if not versions:
-            raise ModelNotFound(f"no model '{name}' is served; there are {', '.join(names)}")
-        if version is None:
-            version = max(versions)
+            raise ModelNotFound(f"no model '{name}' is served; there are {', '.join(self._newest)}")
         if version not in versions:
             raise ModelNotFound(
                 f"model '{name}' has no version {version}; there are {', '.join(str(number) for number in versions)}"
             )
         return self._served[name, version]
 
-    async def _load(self) -> None:
-        try:
-            for file in find_models(self._settings.models):
-                session = await asyncio.to_thread(_open_and_warm, file, self._settings)
-                await self._serve(file, session)
-            self._check_default()
-        except StartupError as error:
-            self._fail(error)
-        except Exception as error:  # nothing awaits this task, so whatever it is must be told here
-            logger.critical("loading the models failed", exc_info=error)
-            self._fail(StartupError(f"loading the models failed: {error}"))
-        else:
-            self._reason = None
 
-    def _check_default(self) -> None:
-        default = self._settings.default_model
-        if default is not None and default not in {name for name, _ in self._served}:
-            raise StartupError(f"--default-model {default} is not in the model repository {self._settings.models}")
-
-    def _fail(self, error: StartupError) -> None:
-        self._reason = str(error)
-        self._on_failure(error)
-
-    async def _serve(self, file: ModelFile, session: Session) -> None:
-        artifact, limit = session.artifact, self._settings.max_queue
-        queue = BatchQueue(session.run, limit=self._settings.max_batch, name=file.name, metrics=self._metrics)
-        await self._queues.enter_async_context(queue)
-        model = ServedModel(file, session, queue, limit)
-        self._served[file.name, file.version] = model
-        self._metrics.queue_limit.labels(file.name).inc(limit)
-        self._metrics.queue_images.labels(file.name).set_function(
-            lambda: sum(served.in_work for served in self.served if served.file.name == file.name)
-        )
-        self._metrics.model_info.labels(
-            file.name, str(file.version), session.provider, artifact.precision, artifact.checkpoint_sha256
-        ).set(1)
-        assert artifact.parity is not None  # required on loading
-        error = max(row.max_abs_logit_error for row in artifact.parity.rows)
-        self._metrics.model_parity_error.labels(file.name, str(file.version)).set(error)
-        logger.info("serving %s version %d on %s", file.name, file.version, session.provider)
-
-
-def _open_and_warm(file: ModelFile, settings: Settings) -> Session:
-    session = Session.open(file.path, device=settings.device, threads=settings.threads)
-    session.artifact.require_parity(str(file.path))
-    size = session.artifact.architecture.image_size
-    for batch in {1, settings.max_batch}:
-        try:
-            session.run(np.zeros((batch, size, size, 3), dtype=np.uint8))
-        except Exception as error:  # onnxruntime's exceptions have no common base class
-            raise UnusableModel(f"{file.path} failed to run a batch of {batch} pictures: {error}") from error
-    return session
+def _info(model: ServedModel) -> tuple[str, ...]:
+    name, version = model.key
+    return name, str(version), model.provider, model.artifact.precision, model.artifact.checkpoint_sha256

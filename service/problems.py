@@ -9,11 +9,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from service.answers import Problem
-from service.errors import BadRequest, BodyTooSlow, Overloaded, ServiceError
+from service.errors import BadRequest, BodyTooSlow, ClientGone, Overloaded, ServiceError, Unauthorized
 
 PROBLEM_JSON = "application/problem+json"
-
-RETRY_AFTER_SECONDS = 1
 
 
 def install_problem_handlers(app: FastAPI) -> None:
@@ -24,14 +22,23 @@ def install_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _on_bug)
 
 
-def _on_service_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, ServiceError)  # registered for it alone
+def problem_response(error: ServiceError) -> Response:
+    """The answer to a request that ended with this error."""
+    if isinstance(error, ClientGone):
+        return Response(status_code=error.status)  # for the metrics; there is nobody to read more
     headers = {}
     if isinstance(error, Overloaded):
-        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"  # RFC 9110, section 11.6.1
     if isinstance(error, BodyTooSlow):
         headers["Connection"] = "close"  # the rest of the body would be waited for
     return _problem(error.status, str(error), error.code, headers)
+
+
+def _on_service_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ServiceError)  # registered for it alone
+    return problem_response(error)
 
 
 def _on_invalid_query(_: Request, error: Exception) -> Response:
@@ -52,6 +59,6 @@ def _on_bug(_: Request, _error: Exception) -> Response:
     return _problem(ServiceError.status, "an unexpected error; the service's log has it", ServiceError.code, headers)
 
 
-def _problem(status: HTTPStatus, detail: str, code: str, headers: Mapping[str, str] | None = None) -> Response:
-    problem = Problem(title=status.phrase, status=status, detail=detail, code=code)
+def _problem(status: int, detail: str, code: str, headers: Mapping[str, str] | None = None) -> Response:
+    problem = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, code=code)
     return Response(problem.model_dump_json(), status, headers, PROBLEM_JSON)

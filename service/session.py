@@ -7,7 +7,7 @@ in, and onnxruntime falls back to the CPU by itself when CUDA cannot be loaded.
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import onnxruntime
@@ -19,7 +19,8 @@ from service.preprocessing import Pixels
 
 logger = logging.getLogger(__name__)
 
-Device = Literal["auto", "cpu", "cuda"]
+DEVICE_PATTERN = r"auto|cpu|cuda(:\d+)?(,cuda:\d+)*"
+"""One device, or several CUDA devices by number."""
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
@@ -45,7 +46,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Session:
-    """A loaded model. `run` may be called from any thread, one call at a time makes best use of the cores."""
+    """A loaded model. `run` may be called from any thread, and from several at once."""
 
     artifact: Artifact
     provider: str
@@ -53,12 +54,12 @@ class Session:
     _inference: Any
 
     @classmethod
-    def open(cls, path: Path, *, device: Device, threads: int) -> Self:
+    def open(cls, path: Path, *, device: str, threads: int) -> Self:
         """Load a model file.
 
         Args:
             path: an ONNX file written by the exporter.
-            device: `auto` takes CUDA where it works, else the CPU; `cuda` insists.
+            device: `auto` takes CUDA where it works, else the CPU; `cuda` and `cuda:N` insist.
             threads: threads that one run may use on the CPU.
 
         Raises:
@@ -73,15 +74,15 @@ class Session:
         options.intra_op_num_threads = 1 if wants_cuda else threads
         try:
             inference = onnxruntime.InferenceSession(
-                str(path), options, providers=[(CUDA, CUDA_OPTIONS), CPU] if wants_cuda else [CPU]
+                str(path), options, providers=[(CUDA, _cuda_options(device)), CPU] if wants_cuda else [CPU]
             )
         except Exception as error:  # onnxruntime's exceptions have no common base class
             raise UnusableModel(f"{path} cannot be loaded: {error}") from error
         provider = inference.get_providers()[0]
         if wants_cuda and provider != CUDA:
-            if device == "cuda":
+            if device != "auto":
                 raise DeviceUnavailable(
-                    "--device cuda was asked for, but onnxruntime could not load its CUDA provider and would run "
+                    f"--device {device} was asked for, but onnxruntime could not load its CUDA provider and would run "
                     f"on {provider}. Check nvidia-smi and the CUDA and cuDNN libraries (its own message is above), "
                     "or use --device cpu."
                 )
@@ -96,8 +97,18 @@ class Session:
         logits, probabilities = self._inference.run(["logits", "probabilities"], {"pixels": pixels})
         return Scores(logits, probabilities)
 
+    def probe(self, batch: int = 1) -> None:
+        """Classify that many blank pictures. Raises what onnxruntime raises."""
+        size = self.artifact.architecture.image_size
+        self.run(np.zeros((batch, size, size, 3), dtype=np.uint8))
 
-def _wants_cuda(device: Device) -> bool:
+
+def _cuda_options(device: str) -> dict[str, str]:
+    _, _, number = device.partition(":")
+    return {**CUDA_OPTIONS, "device_id": number or "0"}
+
+
+def _wants_cuda(device: str) -> bool:
     if device == "cpu":
         return False
     available = onnxruntime.get_available_providers()
@@ -105,9 +116,9 @@ def _wants_cuda(device: Device) -> bool:
         # Finds the CUDA and cuDNN wheels that the `gpu` extra installs.
         onnxruntime.preload_dlls()
         return True
-    if device == "cuda":
+    if device != "auto":
         raise DeviceUnavailable(
-            f"--device cuda was asked for, but the installed onnxruntime has only {', '.join(available)}. "
+            f"--device {device} was asked for, but the installed onnxruntime has only {', '.join(available)}. "
             "Install the 'gpu' extra in place of 'cpu', or use --device cpu."
         )
     return False

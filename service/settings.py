@@ -3,17 +3,14 @@
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.cpus import usable_cpus
 from service.decoding import PILLOWS_MOST_PIXELS
-from service.session import Device
+from service.session import DEVICE_PATTERN
 
 LogLevel = Literal["critical", "error", "warning", "info", "debug"]
-
-
-USABLE_CPUS = usable_cpus()
 
 
 class Settings(BaseSettings):
@@ -34,29 +31,70 @@ class Settings(BaseSettings):
     default_model: str | None = Field(
         None, description="model for requests that name none; needless when only one is served"
     )
+    keep_versions: PositiveInt = Field(1, description="how many of each model's newest versions are served")
+    poll_seconds: NonNegativeFloat = Field(
+        5, description="how often the repository is looked at for changes; 0: only on SIGHUP and POST /models/reload"
+    )
+    admin_token: SecretStr | None = Field(
+        None, min_length=1, description="bearer token of POST /models/reload, which is off without one"
+    )
+
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
-    device: Device = Field(
-        "auto", description="cuda refuses to start where CUDA does not work; auto takes the CPU then"
+    workers: PositiveInt = Field(1, description="processes that share the port, each with models of its own")
+
+    device: str = Field(
+        "auto",
+        pattern=DEVICE_PATTERN,
+        description="auto, cpu, cuda or cuda:0,cuda:1; cuda refuses to start where it does not work; auto takes the "
+        "CPU then",
     )
-    threads: PositiveInt = Field(USABLE_CPUS, description="CPU threads of one inference")
-    decode_threads: PositiveInt = Field(USABLE_CPUS, description="threads that decode pictures")
-    max_batch: PositiveInt = Field(32, description="most pictures in one run of a model")
+    instances: PositiveInt | None = Field(
+        None, description="runs of a model at once on each device; default: usable cores / threads, 1 on CUDA"
+    )
+    threads: PositiveInt = Field(1, description="CPU threads of one run")
+    decode_threads: PositiveInt | None = Field(
+        None, description="threads that decode pictures, and on the CPU run models; default: usable cores"
+    )
+    max_batch: PositiveInt = Field(32, description="largest batch that is tried when a model is loaded")
+    batch_limit: PositiveInt | None = Field(
+        None, description="most pictures in one run; default: as measured when the model is loaded"
+    )
+    latency_budget_ms: PositiveFloat = Field(500, description="longest run that the measured batch limit may lead to")
+
     max_queue: PositiveInt = Field(512, description="most pictures of a model in work; beyond them requests get 429")
+    max_queue_mb: PositiveInt = Field(256, description="most bytes of request bodies held at once, MiB")
+    timeout_ms: PositiveInt = Field(30_000, description="deadline of requests without X-Request-Timeout-Ms")
+    max_timeout_ms: PositiveInt = Field(120_000, description="longest deadline that a request may ask for")
     max_images: PositiveInt = Field(128, description="most pictures in one request")
     max_request_mb: PositiveInt = Field(64, description="largest request body, MiB")
     max_image_mb: PositiveInt = Field(20, description="largest encoded picture, MiB")
     max_body_seconds: PositiveInt = Field(60, description="longest time that a request's body may take to arrive")
-    shutdown_seconds: PositiveInt = Field(30, description="longest time that running requests get to end on shutdown")
     max_pixels: PositiveInt = Field(
         50_000_000, le=PILLOWS_MOST_PIXELS, description=f"most pixels of a decoded picture, up to {PILLOWS_MOST_PIXELS}"
     )
+
+    stall_seconds: PositiveFloat = Field(
+        60, description="longest time that one run or one decode may take before the service calls itself not ready"
+    )
+    drain_seconds: NonNegativeFloat = Field(
+        5, description="time between SIGTERM, when /readyz turns 503, and the end of listening"
+    )
+    shutdown_seconds: PositiveInt = Field(30, description="longest time that running requests get to end on shutdown")
     log_level: LogLevel = Field("info", description="least severe messages that are logged")
 
+    @property
+    def cores(self) -> int:
+        """Processor cores for one of the `workers`."""
+        return max(1, usable_cpus() // self.workers)
+
     @model_validator(mode="after")
-    def _largest_request_fits(self) -> Self:
-        if self.max_images > self.max_queue:
-            raise ValueError(
-                f"max_images is {self.max_images}, but max_queue only {self.max_queue}: such a request never fits"
-            )
+    def _limits_agree(self) -> Self:
+        for small, large, what in (
+            ("max_images", "max_queue", "such a request never fits"),
+            ("max_request_mb", "max_queue_mb", "such a request never fits"),
+            ("timeout_ms", "max_timeout_ms", "a request may not ask for the default"),
+        ):
+            if getattr(self, small) > getattr(self, large):
+                raise ValueError(f"{small} is {getattr(self, small)}, but {large} only {getattr(self, large)}: {what}")
         return self

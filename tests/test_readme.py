@@ -18,7 +18,13 @@ def test_configuration_table_has_every_setting_with_its_default(name: str) -> No
     row = re.search(rf"^\| `{option}` \| `{variable}` \| (.+?) \|", README, re.MULTILINE)
     assert row, f"no row for {option}"
     default = Settings.model_fields[name].default
-    shown = {"default_model": "none", "threads": "usable cores", "decode_threads": "usable cores"}
+    shown = {
+        "default_model": "none",
+        "admin_token": "none",
+        "instances": "cores / threads",
+        "decode_threads": "cores",
+        "batch_limit": "as timed",
+    }
     assert row[1] == shown.get(name, f"`{default}`")
 
 

@@ -56,7 +56,7 @@ def _classify(client: httpx.Client, pictures: dict[str, bytes], names: list[str]
 
 @torch.inference_mode()
 def _answers_of_the_checkpoint(pictures: list[bytes], models: Path) -> list[str]:
-    artifact = Session.open(find_models(models)[0].path, device="cpu", threads=1).artifact
+    artifact = Session.open(next(iter(find_models(models).values()))[0].path, device="cpu", threads=1).artifact
     checkpoint = read_checkpoint(CHECKPOINT)
     network = load_network(checkpoint.state_dict, infer_architecture(checkpoint)).float()
     mean, std = torch.tensor(artifact.preprocessing.mean), torch.tensor(artifact.preprocessing.std)

@@ -18,7 +18,7 @@ from model_export.network import StripMLP
 from model_export.sample_pictures import EncodedPicture
 from model_export.simplify import SimplifiedNetwork, simplify
 from service.artifact import Artifact, Preprocessing
-from service.repository import ModelFile, find_models
+from service.repository import ModelFile, Stamp, find_models
 from service.session import Session
 from tests.model_export.checkpoints import (
     QUIET,
@@ -58,7 +58,7 @@ def _wrong(network: StripMLP, preprocessing: Preprocessing) -> SimplifiedNetwork
 def test_the_file_is_where_the_service_looks(small_model: Exported) -> None:
     output = small_model.path.parents[2]
     assert small_model.path == output / "small" / "1" / "model.onnx"
-    assert find_models(output) == [ModelFile("small", 1, small_model.path)]
+    assert find_models(output) == {"small": [ModelFile("small", 1, small_model.path, Stamp.of(small_model.path))]}
     assert list(_tree(output)) == ["small", "small/1", "small/1/model.onnx"]
 
 

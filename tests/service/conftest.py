@@ -38,7 +38,9 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     colours.save_served(models, "colours", 2, labels=("rouge", "vert", "bleu"))
     colours.save_served(models, "colours", 10)
     colours.save_served(models, "shades", 1)
-    with live_service(models, max_images=3, max_request_mb=2, max_image_mb=1, max_pixels=10_000) as client:
+    with live_service(
+        models, keep_versions=2, max_images=3, max_request_mb=2, max_image_mb=1, max_pixels=10_000
+    ) as client:
         yield client
 
 
@@ -50,7 +52,7 @@ def in_thread() -> Iterator[InThread]:
 
 
 class Gate:
-    """Holds every run of every session while it is closed."""
+    """Holds every run of every session while it is closed, but those of blank pictures, with which models are timed."""
 
     def __init__(self) -> None:
         self.open = threading.Event()
@@ -76,7 +78,8 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     run = Session.run
 
     def gated(session: Session, pixels: Pixels) -> Scores:
-        gate.pass_through(len(pixels))
+        if pixels.any():
+            gate.pass_through(len(pixels))
         return run(session, pixels)
 
     monkeypatch.setattr(Session, "run", gated)

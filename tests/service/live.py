@@ -1,5 +1,6 @@
-"""A real service: uvicorn on a real socket, in a thread of the test process."""
+"""A real service on a real socket, in a thread of the test process."""
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,27 +9,30 @@ from time import monotonic
 from typing import Any
 
 import httpx
-import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.app import create_app
 from service.errors import StartupError
+from service.server import Server
 from service.settings import Settings
 
 PATIENCE = 30
 """Seconds after which a test that hangs fails."""
 
 
-class _Server(uvicorn.Server):
-    """Tells when it listens; the port is the system's choice."""
+class _Server(Server):
+    """Tells when it listens, and goes on when a model cannot be served; the port is the system's choice."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
+    def __init__(self, settings: Settings, on_failure: Callable[[StartupError], None]) -> None:
+        super().__init__(settings)
         self.listening = threading.Event()
+        self._tell = on_failure
 
-    async def startup(self, sockets: Any = None) -> None:
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.listening.set()
+
+    def _on_failure(self, error: StartupError) -> None:
+        self._tell(error)
 
 
 @contextmanager
@@ -36,8 +40,8 @@ def listening_service(
     models: Path, on_failure: Callable[[StartupError], None], **settings: Any
 ) -> Iterator[httpx.Client]:
     """A client of a service that is up, but may still load its models. Settings are those of `Settings`."""
-    app = create_app(Settings(models=models, port=0, device="cpu", **settings), on_failure)
-    server = _Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
+    fixed = {"models": models, "port": 0, "device": "cpu", "poll_seconds": 0, "drain_seconds": 0}
+    server = _Server(Settings(**{**fixed, **settings}), on_failure)
     thread = threading.Thread(target=server.run, name="uvicorn")
     thread.start()
     try:
@@ -57,6 +61,31 @@ def live_service(models: Path, **settings: Any) -> Iterator[httpx.Client]:
     with listening_service(models, failures.append, **settings) as client:
         await_ready(client, failures)
         yield client
+
+
+def failed_start(models: Path, **settings: Any) -> StartupError:
+    """Why the models cannot be served; the service never gets ready then, and says the same."""
+    failures: list[StartupError] = []
+    failed = threading.Event()
+
+    def on_failure(error: StartupError) -> None:
+        failures.append(error)
+        failed.set()
+
+    with listening_service(models, on_failure, **settings) as client:
+        assert failed.wait(PATIENCE)
+        for response in client.get("/readyz"), client.post("/classify", content=b"any"):
+            assert response.status_code == 503
+            assert response.json()["detail"] == str(failures[0])
+    (failure,) = failures
+    return failure
+
+
+def await_true(condition: Callable[[], bool]) -> None:
+    """Ask until it is so; asking has to take a moment, as a request does."""
+    given_up = monotonic() + PATIENCE
+    while not condition():
+        assert monotonic() < given_up
 
 
 def await_ready(client: httpx.Client, failures: list[StartupError]) -> None:
@@ -88,3 +117,8 @@ def metric(client: httpx.Client, name: str, **labels: str) -> float:
         for sample in family.samples
         if sample.name == name and labels.items() <= sample.labels.items()
     )
+
+
+def connect(client: httpx.Client) -> socket.socket:
+    """A bare connection to the client's service."""
+    return socket.create_connection((client.base_url.host, client.base_url.port or 0), timeout=PATIENCE)

@@ -1,239 +1,215 @@
-"""The queue: who runs together, that everyone gets their own answer, and how it ends."""
+"""The queue: whose turn it is, who shares a batch, and when one is due."""
 
 import asyncio
+import math
 import threading
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from random import Random
+from typing import TypeVar
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.batching import BatchQueue
-from service.errors import InferenceFailed, NotReady
-from service.metrics import Metrics
-from service.preprocessing import Pixels
-from service.session import Scores
+from service.errors import ClientGone
+from service.work import Item, Work
 from tests.service.live import PATIENCE
+from tests.service.stand_ins import places, work_of
+
+T = TypeVar("T")
 
 
-def picture(number: int) -> Pixels:
-    return np.array([number >> 8, number & 0xFF, 0], dtype=np.uint8).reshape(1, 1, 3)
+def in_loop(scenario: Callable[[], T]) -> T:
+    """Requests belong to an event loop, though a queue needs none."""
+
+    async def run() -> T:
+        return scenario()
+
+    return asyncio.run(run())
 
 
-def numbers(pixels: Pixels) -> list[int]:
-    return [int(high) << 8 | int(low) for high, low, _ in pixels[:, 0, 0]]
+def queue_of(limit: int, patience: float = 1000) -> BatchQueue:
+    return BatchQueue(limit=limit, patience=patience)
 
 
-def echo(pixels: Pixels) -> Scores:
-    """The picture's number as its one logit."""
-    logits = np.array(numbers(pixels), dtype=np.float32)[:, None]
-    return Scores(logits, logits / np.float32(1000))
+def works_of(sizes: list[int]) -> list[Work]:
+    return [work_of(order, *range(size)) for order, size in enumerate(sizes)]
 
 
-class Held:
-    """A run that waits for `release` and notes what came."""
-
-    def __init__(self, answer: Callable[[Pixels], Scores] = echo) -> None:
-        self.entered = threading.Event()
-        self.release = threading.Event()
-        self.batches: list[list[int]] = []
-        self._answer = answer
-
-    def __call__(self, pixels: Pixels) -> Scores:
-        self.batches.append(numbers(pixels))
-        self.entered.set()
-        assert self.release.wait(PATIENCE)
-        return self._answer(pixels)
+def drained(queue: BatchQueue) -> list[list[Item]]:
+    batches = []
+    while len(queue):
+        batches.append(queue.take(1))
+    return batches
 
 
-def queue_of(run: Callable[[Pixels], Scores], limit: int = 4, metrics: Metrics | None = None) -> BatchQueue:
-    return BatchQueue(run, limit=limit, name="m", metrics=metrics or Metrics())
+sizes = st.lists(st.integers(1, 8), min_size=1, max_size=12)
 
 
-async def submit_behind_a_run(queue: BatchQueue, held: Held, count: int) -> list[asyncio.Task[Scores]]:
-    """Picture 0 is running and the others up to `count` wait, in this order."""
-    tasks = [asyncio.create_task(queue.submit(picture(0)))]
-    assert await asyncio.to_thread(held.entered.wait, PATIENCE)
-    tasks += [asyncio.create_task(queue.submit(picture(number))) for number in range(1, count)]
-    await asyncio.sleep(0)  # one turn of the event loop, in which each task gets as far as waiting
-    assert len(queue) == count - 1
-    return tasks
+@given(sizes, st.integers(1, 9), st.randoms(use_true_random=False))
+@settings(deadline=None, max_examples=50)
+def test_requests_run_as_they_came_and_their_pictures_as_they_were_sent(
+    sizes: list[int], limit: int, random: Random
+) -> None:
+    def scenario() -> None:
+        queue = queue_of(limit)
+        items = [item for work in works_of(sizes) for item in work.items]
+        for item in random.sample(items, len(items)):
+            queue.put(item)
+        batches = drained(queue)
+
+        assert [item for batch in batches for item in batch] == items
+        assert [len(batch) for batch in batches[:-1]] == [limit] * (len(batches) - 1)
+        assert 1 <= len(batches[-1]) <= limit
+
+    in_loop(scenario)
 
 
-async def outcomes(tasks: list[asyncio.Task[Scores]]) -> list[Any]:
-    async with asyncio.timeout(PATIENCE):
-        return await asyncio.gather(*tasks, return_exceptions=True)
+@given(st.lists(st.booleans(), max_size=60), st.integers(1, 5), st.randoms(use_true_random=False))
+@settings(deadline=None, max_examples=50)
+def test_whoever_was_decoded_by_now_runs_first_come_first_served(takes: list[bool], limit: int, random: Random) -> None:
+    def scenario() -> None:
+        queue = queue_of(limit)
+        coming = [item for work in works_of([3] * 20) for item in work.items]
+        random.shuffle(coming)
+        waiting: list[Item] = []
+        for take in takes:
+            if take:
+                waiting.sort(key=lambda item: item.place)
+                assert places(queue.take(1)) == places(waiting[:limit])
+                del waiting[:limit]
+            else:
+                waiting.append(coming.pop())
+                queue.put(waiting[-1])
+            assert len(queue) == len(waiting)
+
+    in_loop(scenario)
 
 
-def test_an_idle_queue_takes_a_picture_at_once() -> None:
-    batches: list[list[int]] = []
+@given(st.integers(0, 40), st.integers(1, 20), st.integers(1, 8))
+@settings(deadline=None, max_examples=100)
+def test_threads_that_are_free_share_what_is_there(waiting: int, limit: int, sharers: int) -> None:
+    def scenario() -> None:
+        queue = queue_of(limit)
+        for item in work_of(0, *range(waiting)).items:
+            queue.put(item)
 
-    def run(pixels: Pixels) -> Scores:
-        batches.append(numbers(pixels))
-        return echo(pixels)
+        shares = [len(queue.take(sharers - already)) for already in range(sharers)]
 
-    async def scenario() -> list[float]:
-        async with queue_of(run) as queue:
-            return [float((await queue.submit(picture(number))).logits[0]) for number in range(3)]
+        assert sum(shares) == min(waiting, limit * sharers)
+        assert max(shares) <= limit
+        assert max(shares) - min(shares) <= 1
+        assert shares[0] == min(limit, math.ceil(waiting / sharers))
 
-    assert asyncio.run(scenario()) == [0, 1, 2]
-    assert batches == [[0], [1], [2]]
-
-
-def test_pictures_gather_behind_a_run_up_to_the_limit_first_come_first_served() -> None:
-    metrics = Metrics()
-    held = Held()
-
-    async def scenario() -> list[float]:
-        async with queue_of(held, limit=4, metrics=metrics) as queue:
-            tasks = await submit_behind_a_run(queue, held, 10)
-            held.release.set()
-            return [float(scores.logits[0]) for scores in await outcomes(tasks)]
-
-    assert asyncio.run(scenario()) == list(range(10))
-    assert held.batches == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9]]
-    assert metrics.registry.get_sample_value("stripmlp_batch_size_sum", {"model": "m"}) == 10
-    assert metrics.registry.get_sample_value("stripmlp_batch_size_count", {"model": "m"}) == 4
-    for stage, count in ("queue", 10), ("infer", 4):
-        labels = {"model": "m", "stage": stage}
-        assert metrics.registry.get_sample_value("stripmlp_stage_duration_seconds_count", labels) == count
+    in_loop(scenario)
 
 
-@given(st.lists(st.integers(0, 0xFFFF), max_size=500), st.integers(1, 50))
-@settings(deadline=None, max_examples=25)
-def test_everyone_gets_their_own_answer(wanted: list[int], limit: int) -> None:
-    async def scenario() -> list[Scores]:
-        async with queue_of(echo, limit) as queue:
-            return await asyncio.gather(*(queue.submit(picture(number)) for number in wanted))
+@given(st.lists(st.tuples(st.integers(1, 5), st.booleans()), min_size=1, max_size=12), st.integers(1, 9))
+@settings(deadline=None, max_examples=50)
+def test_nothing_of_an_abandoned_request_is_taken(requests: list[tuple[int, bool]], limit: int) -> None:
+    def scenario() -> None:
+        queue = queue_of(limit)
+        works = works_of([size for size, _ in requests])
+        for work in works:
+            for item in work.items:
+                queue.put(item)
+        for work, (_, abandoned) in zip(works, requests, strict=True):
+            if abandoned:
+                work.abandon(ClientGone("gone"))
+                assert isinstance(work._done.exception(), ClientGone)  # asyncio complains of exceptions nobody saw
+        batches = drained(queue)
 
-    answers = asyncio.run(scenario())
+        kept = [item for work in works if not work.abandoned for item in work.items]
+        assert [item for batch in batches for item in batch] == kept
+        # The abandoned ones take no places in a batch away from the others.
+        assert [len(batch) for batch in batches if batch][:-1] == [limit] * ((len(kept) - 1) // limit if kept else 0)
 
-    assert [scores.logits.tolist() for scores in answers] == [[number] for number in wanted]
-    assert [scores.probabilities.shape for scores in answers] == [(1,)] * len(wanted)
-
-
-def test_of_a_failing_batch_only_the_culprit_fails(caplog: pytest.LogCaptureFixture) -> None:
-    def fail_on_two(pixels: Pixels) -> Scores:
-        if 2 in numbers(pixels):
-            raise RuntimeError("out of memory")
-        return echo(pixels)
-
-    held = Held(fail_on_two)
-
-    async def scenario() -> list[Any]:
-        async with queue_of(held, limit=2) as queue:
-            tasks = await submit_behind_a_run(queue, held, 5)
-            held.release.set()
-            return [*await outcomes(tasks), await queue.submit(picture(7))]
-
-    kinds = [type(outcome) for outcome in asyncio.run(scenario())]
-
-    assert held.batches == [[0], [1, 2], [1], [2], [3, 4], [7]]
-    assert kinds == [Scores, Scores, InferenceFailed, Scores, Scores, Scores]
-    assert "out of memory" in caplog.text
+    in_loop(scenario)
 
 
-def test_a_cancelled_picture_never_reaches_the_session() -> None:
-    held = Held()
+def test_a_batch_is_due_when_it_is_full() -> None:
+    def scenario() -> None:
+        queue = queue_of(3)
+        items = work_of(0, 1, 2, 3, 4).items
+        due = []
+        for item in items:
+            queue.put(item)
+            due.append(queue.is_due(item.ready_at))
 
-    async def scenario() -> list[Any]:
-        async with queue_of(held, limit=8) as queue:
-            tasks = await submit_behind_a_run(queue, held, 4)
-            tasks[2].cancel()
-            await asyncio.wait([tasks[2]])
-            held.release.set()
-            return await outcomes(tasks)
+        assert due == [False, False, True, True]
 
-    kinds = [type(outcome) for outcome in asyncio.run(scenario())]
-
-    assert held.batches == [[0], [1, 3]]
-    assert kinds == [Scores, Scores, asyncio.CancelledError, Scores]
+    in_loop(scenario)
 
 
-def test_when_all_that_wait_are_cancelled_nothing_runs(caplog: pytest.LogCaptureFixture) -> None:
-    held = Held()
+def test_a_batch_is_due_when_its_next_picture_has_waited_for_long_enough() -> None:
+    def scenario() -> None:
+        queue = queue_of(8, patience=2)
+        (item,) = work_of(0, 1).items
+        queue.put(item)
 
-    async def scenario() -> float:
-        async with queue_of(held) as queue:
-            tasks = await submit_behind_a_run(queue, held, 3)
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-            held.release.set()
-            while len(queue):  # noqa: ASYNC110 - the queue tells nobody that it has emptied
-                await asyncio.sleep(0)
-            return float((await queue.submit(picture(9))).logits[0])
+        assert queue.oldest == item.ready_at
+        assert not queue.is_due(item.ready_at + 1.9)
+        assert queue.is_due(item.ready_at + 2.1)
+        queue.take(1)
+        assert not queue.is_due(item.ready_at + 2.1)
 
-    assert asyncio.run(scenario()) == 9
-    assert held.batches == [[0], [9]]
-    assert not caplog.records
+    in_loop(scenario)
 
 
-def test_leaving_fails_what_waits_and_what_runs() -> None:
-    held = Held()
+def test_an_empty_queue_is_never_due_and_gives_nothing() -> None:
+    queue = queue_of(8, patience=0)
 
-    async def scenario() -> tuple[list[Any], BatchQueue]:
-        async with queue_of(held) as queue:
-            tasks = await submit_behind_a_run(queue, held, 4)
-            tasks[3].cancel()
-            # The session's thread is let go only once its picture has its answer.
-            tasks[0].add_done_callback(lambda _: held.release.set())
-        return await outcomes(tasks), queue
-
-    ends, queue = asyncio.run(scenario())
-
-    assert [type(end) for end in ends] == [NotReady, NotReady, NotReady, asyncio.CancelledError]
-    assert held.batches == [[0]]
-    assert not queue.alive
-    with pytest.raises(NotReady, match="model m is not running"):
-        asyncio.run(asyncio.wait_for(queue.submit(picture(1)), PATIENCE))
+    assert queue.oldest == math.inf
+    assert not queue.is_due(1e9)
+    assert queue.take(1) == []
 
 
-def test_a_queue_that_was_not_entered_is_not_alive() -> None:
-    assert not queue_of(echo).alive
+def test_every_listener_hears_of_every_picture_once_it_can_be_taken() -> None:
+    def scenario() -> None:
+        queue = queue_of(8)
+        heard: list[tuple[str, int]] = []
+        queue.listen(lambda: heard.append(("first", len(queue))))
+        queue.listen(lambda: heard.append(("second", len(queue))))
+        for item in work_of(0, 1, 2).items:
+            queue.put(item)
+        queue.wake()
+
+        assert heard == [(name, length) for length in (1, 2, 2) for name in ("first", "second")]
+
+    in_loop(scenario)
 
 
-def test_a_dead_worker_fails_everyone_and_takes_no_more(caplog: pytest.LogCaptureFixture) -> None:
-    class Fatal(BaseException):
-        """What no batch's failure is."""
+@pytest.mark.parametrize("limit", [1, 3])
+def test_threads_that_put_and_take_at_once_lose_and_double_nothing(limit: int) -> None:
+    def scenario() -> None:
+        queue = queue_of(limit)
+        works = works_of([50] * 8)
+        start = threading.Barrier(12)
+        enough = threading.Semaphore(0)
+        queue.listen(enough.release)
+        taken: list[list[Item]] = []
 
-    def die(_: Pixels) -> Scores:
-        raise Fatal
+        def put(work: Work) -> None:
+            start.wait(PATIENCE)
+            for item in work.items:
+                queue.put(item)
 
-    held = Held(die)
+        def take() -> None:
+            start.wait(PATIENCE)
+            for _ in range(100):
+                assert enough.acquire(timeout=PATIENCE)
+                taken.append(queue.take(1))
 
-    async def scenario() -> tuple[list[Any], bool]:
-        async with queue_of(held) as queue:
-            tasks = await submit_behind_a_run(queue, held, 3)
-            held.release.set()
-            waiting = await outcomes(tasks[1:])
-            with pytest.raises(NotReady, match="model m is not running"):
-                await asyncio.wait_for(queue.submit(picture(1)), PATIENCE)
-            done, _ = await asyncio.wait(tasks[:1], timeout=PATIENCE)
-            running = await outcomes(list(done))
-            return running + waiting, queue.alive
+        with ThreadPoolExecutor(12) as pool:
+            done = [pool.submit(put, work) for work in works] + [pool.submit(take) for _ in range(4)]
+            for each in done:
+                each.result(PATIENCE)
 
-    ends, alive = asyncio.run(scenario())
+        assert sorted(item.place for batch in taken for item in batch) == [
+            (order, index) for order in range(8) for index in range(50)
+        ]
+        assert max(len(batch) for batch in taken) <= limit
 
-    assert [type(end) for end in ends] == [NotReady] * 3
-    assert not alive
-    assert "the batching of model m died" in caplog.text
-
-
-def test_a_run_that_answers_too_few_pictures_is_tried_again_one_by_one() -> None:
-    held = Held(lambda pixels: echo(pixels[:1]))
-
-    async def scenario() -> list[Any]:
-        async with queue_of(held) as queue:
-            tasks = await submit_behind_a_run(queue, held, 3)
-            held.release.set()
-            _, pending = await asyncio.wait(tasks, timeout=PATIENCE)
-            assert not pending
-            return [*await outcomes(tasks), await queue.submit(picture(9))]
-
-    kinds = [type(end) for end in asyncio.run(scenario())]
-
-    assert held.batches == [[0], [1, 2], [1], [2], [9]]
-    assert kinds == [Scores] * 4
+    in_loop(scenario)

@@ -12,8 +12,18 @@ import pytest
 from fastapi import Request
 from starlette.types import Message
 
+from service.admission import HeldBytes
 from service.body import MEBIBYTE, Picture, read_pictures
-from service.errors import RequestTooLarge
+from service.deadline import Deadline
+from service.errors import (
+    BadRequest,
+    ClientGone,
+    DeadlineExceeded,
+    Overloaded,
+    RequestTooLarge,
+    ServiceError,
+    UnsupportedBody,
+)
 from service.settings import Settings
 from tests.service.live import PATIENCE, live_service
 from tests.service.pictures import png
@@ -216,33 +226,152 @@ def test_files_are_kept_in_memory(narrow: httpx.Client, monkeypatch: pytest.Monk
     assert response.json()["results"][0]["error"]["code"] == "picture_too_large"
 
 
-def read(content_type: str, chunks: list[bytes], settings: Settings) -> tuple[list[Picture] | Exception, int]:
-    """What is read of these chunks, and how many of them are left."""
+class Sent:
+    """A request whose body comes in these chunks.
 
-    async def receive() -> Message:
-        return {"type": "http.request", "body": chunks.pop(0), "more_body": bool(chunks)}
+    Args:
+        content_type: its header.
+        chunks: its body's.
+        room: bytes that may be held, of which others hold `held`.
+        announced: its Content-Length.
+        seconds: until its deadline.
+        and_then: what follows the chunks: the end, nothing, or "the client leaves".
+        limits: settings.
+    """
 
-    scope = {"type": "http", "headers": [(b"content-type", content_type.encode())]}
-    try:
-        return asyncio.run(read_pictures(Request(scope, receive), settings)), len(chunks)
-    except RequestTooLarge as error:
-        return error, len(chunks)
+    def __init__(
+        self,
+        content_type: str,
+        chunks: list[bytes],
+        *,
+        room: int = 1 << 30,
+        held: int = 0,
+        announced: str | None = None,
+        seconds: float = PATIENCE,
+        and_then: str = "the end",
+        **limits: Any,
+    ) -> None:
+        self.unread = list(chunks)
+        self.bound = HeldBytes(room)
+        self.bound.held = held
+        self.most_held = 0
+        self._headers = [(b"content-type", content_type.encode())]
+        if announced is not None:
+            self._headers.append((b"content-length", announced.encode()))
+        self._and_then = and_then
+        self._seconds = seconds
+        self._settings = Settings(**limits)
+
+    def read(self) -> list[Picture]:
+        return asyncio.run(self._read())
+
+    async def _read(self) -> list[Picture]:
+        async def receive() -> Message:
+            self.most_held = max(self.most_held, self.bound.held)
+            if self.unread:
+                body = self.unread.pop(0)
+                more = bool(self.unread) or self._and_then != "the end"
+                return {"type": "http.request", "body": body, "more_body": more}
+            if self._and_then == "the client leaves":
+                return {"type": "http.disconnect"}
+            await asyncio.Event().wait()
+            raise AssertionError("nothing sets that event")
+
+        deadline = Deadline(asyncio.get_running_loop().time() + self._seconds, round(self._seconds * 1000))
+        request = Request({"type": "http", "headers": self._headers}, receive)
+        with self.bound.account(lambda: 7) as account:
+            try:
+                return await read_pictures(request, self._settings, deadline, account)
+            finally:
+                self.most_held = max(self.most_held, self.bound.held)
+
+
+FILE = part('; name="files"; filename="a"', RED)
 
 
 def test_no_more_is_read_than_allowed() -> None:
-    settings = Settings(max_request_mb=1, max_images=2)
-    files = part('; name="files"; filename="a"', RED)
+    by_bytes = Sent("image/png", [bytes(MEBIBYTE), b"1", b"2", b"3"], max_request_mb=1)
+    by_pictures = Sent(MULTIPART["content-type"], [FILE] * 10, max_images=2)
 
-    by_bytes, unread_bytes = read("image/png", [bytes(MEBIBYTE), b"1", b"2", b"3"], settings)
-    by_pictures, unread_pictures = read(MULTIPART["content-type"], [files] * 10, settings)
+    for sent, unread in (by_bytes, 2), (by_pictures, 7):
+        with pytest.raises(RequestTooLarge):
+            sent.read()
+        assert len(sent.unread) == unread
 
-    assert (type(by_bytes), unread_bytes) == (RequestTooLarge, 2)
-    assert (type(by_pictures), unread_pictures) == (RequestTooLarge, 7)
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_pictures_arrive_whole_however_the_body_is_cut(size: int) -> None:
+    body = FILE + part('; name="files"; filename="b"', BLUE) + b"--frontier--\r\n"
+
+    sent = Sent(MULTIPART["content-type"], [body[at : at + size] for at in range(0, len(body), size)])
+
+    assert sent.read() == [Picture("a", RED), Picture("b", BLUE)]
 
 
-def test_pictures_arrive_whole_however_the_body_is_cut() -> None:
-    body = part('; name="files"; filename="a"', RED) + part('; name="files"; filename="b"', BLUE) + b"--frontier--\r\n"
+@pytest.mark.parametrize("announced", [None, "30"])
+def test_the_bodys_bytes_are_held_while_it_is_read(announced: str | None) -> None:
+    sent = Sent("image/png", [bytes(10)] * 3, announced=announced, held=1000)
 
-    pictures, _ = read(MULTIPART["content-type"], [body[at : at + 7] for at in range(0, len(body), 7)], Settings())
+    assert sent.read() == [Picture(None, bytes(30))]
+    assert sent.most_held == 1030
+    assert sent.bound.held == 1000
 
-    assert pictures == [Picture("a", RED), Picture("b", BLUE)]
+
+def test_a_body_without_room_is_refused_as_soon_as_that_is_known() -> None:
+    as_announced = Sent("image/png", [bytes(10)] * 3, room=100, held=71, announced="30")
+    as_it_comes = Sent("image/png", [bytes(10)] * 3, room=100, held=81)
+    fitting = Sent("image/png", [bytes(10)] * 3, room=100, held=70, announced="30")
+
+    for sent, unread in (as_announced, 3), (as_it_comes, 1):
+        with pytest.raises(Overloaded, match="more would pass the limit of 100") as refusal:
+            sent.read()
+        assert refusal.value.retry_after == 7
+        assert len(sent.unread) == unread
+    assert fitting.read() == [Picture(None, bytes(30))]
+    assert (as_announced.bound.held, as_it_comes.bound.held, fitting.bound.held) == (71, 81, 70)
+
+
+@pytest.mark.parametrize("announced", ["", "x", "-5", "1e3", "²"])
+def test_an_announcement_that_is_no_number_counts_for_nothing(announced: str) -> None:
+    sent = Sent("image/png", [bytes(10)], announced=announced)
+
+    assert sent.read() == [Picture(None, bytes(10))]
+    assert sent.most_held == 10
+
+
+def test_a_body_that_is_not_there_by_the_requests_deadline_is_not_the_bodys_fault_alone() -> None:
+    with pytest.raises(DeadlineExceeded, match="not ready within 10 ms"):
+        Sent("image/png", [b"1"], seconds=0.01, and_then="nothing").read()
+
+
+def test_a_deadline_that_has_passed_already_is_told() -> None:
+    with pytest.raises(DeadlineExceeded):
+        Sent("image/png", [b"1"], seconds=-1, and_then="nothing").read()
+
+
+@pytest.mark.parametrize("content_type", ["image/png", MULTIPART["content-type"]])
+def test_a_client_that_leaves_with_the_body_half_sent_is_gone(content_type: str) -> None:
+    sent = Sent(content_type, [FILE], and_then="the client leaves", held=5)
+
+    with pytest.raises(ClientGone, match=f"left after {len(FILE)} bytes of the body"):
+        sent.read()
+    assert sent.bound.held == 5
+
+
+@pytest.mark.parametrize(
+    ("content_type", "chunks", "error"),
+    [
+        ("text/plain", [RED], UnsupportedBody),
+        (MULTIPART["content-type"], [RED], BadRequest),
+        ("image/png", [b""], BadRequest),
+        ("image/png", [bytes(MEBIBYTE + 1)], RequestTooLarge),
+    ],
+)
+def test_what_a_refused_request_held_is_given_back(
+    content_type: str, chunks: list[bytes], error: type[ServiceError]
+) -> None:
+    sent = Sent(content_type, chunks, max_request_mb=1, held=5)
+
+    with pytest.raises(error):
+        sent.read()
+    assert sent.bound.held == 5

@@ -1,71 +1,150 @@
-"""From encoded pictures to ranked classes or errors, one result for each."""
+"""From encoded pictures to scores or errors: one result for each, and nothing done for nobody."""
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from PIL import Image
+from starlette.types import Message, Receive
 
-from service.answers import Prediction
-from service.artifact import Preprocessing
+from service import classifier as classifier_module
+from service import decoding
+from service.admission import Admission, ServiceRate
 from service.batching import BatchQueue
 from service.body import Picture
-from service.classifier import Classifier, Result, rank
-from service.errors import BrokenPicture, InferenceFailed, NotReady, Overloaded, PictureTooLarge, UnsupportedPicture
+from service.classifier import Classifier
+from service.deadline import Deadline
+from service.errors import (
+    BrokenPicture,
+    ClientGone,
+    DeadlineExceeded,
+    InferenceFailed,
+    NotReady,
+    Overloaded,
+    PictureTooLarge,
+    ServiceError,
+    UnsupportedPicture,
+)
 from service.metrics import Metrics
 from service.models import ServedModel
-from service.preprocessing import Pixels
-from service.repository import ModelFile
+from service.repository import ModelFile, Stamp
+from service.running import Runner
 from service.session import Scores, Session
 from service.settings import Settings
+from service.work import Result
+from service.workers import Workers
 from tests.service import colours
 from tests.service.live import PATIENCE
 from tests.service.pictures import encode, noise, png
+from tests.service.stand_ins import Run, no_reopening, session
+
+NAMES = ["red", "green", "blue"]
+
+
+async def stay() -> Message:
+    """A client that waits for its answer."""
+    await asyncio.Event().wait()
+    raise AssertionError("nothing sets that event")
 
 
 class Bench:
-    """One tiny model, served to a classifier without HTTP."""
+    """One tiny model, served to a classifier without HTTP. Needs a running event loop.
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
-        self.settings = Settings(models=folder, **settings)
+    Args:
+        folder: where the model's file is made.
+        run: in place of the model.
+        threads: that decode and run.
+        per_second: the rate that admission reckons with.
+        in_work: pictures of other requests.
+        limits: settings.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        run: Run | None = None,
+        *,
+        threads: int = 2,
+        per_second: float = 1e6,
+        in_work: int = 0,
+        **limits: Any,
+    ) -> None:
+        self.settings = Settings(models=folder, **limits)
         self.metrics = Metrics()
-        self._path = colours.save_served(folder)
-        self.session = Session.open(self._path, device="cpu", threads=1)
-        self.run: Callable[[Pixels], Scores] = self.session.run
-        self.in_work_after = -1
+        path = colours.save_served(folder)
+        self.session = Session.open(path, device="cpu", threads=1)
+        self.workers = Workers(threads, "test")
+        queue = BatchQueue(limit=4, patience=0.01)
+        model_metrics = self.metrics.of_model("colours", 1)
+        self.runner = Runner(
+            queue,
+            session(run) if run else self.session,
+            capacity=threads,
+            sizes=None,
+            reopen=no_reopening,
+            name="colours",
+            metrics=model_metrics,
+        )
+        self.workers.attach(self.runner)
+        self.admission = Admission("colours", self.settings.max_queue, ServiceRate(per_second, threads))
+        if in_work:
+            self.admission.admit(in_work, PATIENCE)
+        self.model = ServedModel(
+            file=ModelFile("colours", 1, path, Stamp.of(path)),
+            artifact=self.session.artifact,
+            curve=[],
+            queue=queue,
+            runners={self.runner: self.workers},
+            own_workers=[],
+            admission=self.admission,
+            metrics=model_metrics,
+        )
+        self.classifier = Classifier(self.settings, self.workers)
 
-    def classify(self, pictures: Sequence[bytes], top_k: int = 1, already_in_work: int = 0) -> list[Result]:
-        async def scenario() -> list[Result]:
-            queue = BatchQueue(self.run, limit=4, name="colours", metrics=self.metrics)
-            with Classifier(self.settings, self.metrics) as classifier:
-                async with queue:
-                    model = ServedModel(
-                        ModelFile("colours", 1, self._path), self.session, queue, self.settings.max_queue
-                    )
-                    model.in_work = already_in_work
-                    try:
-                        return await classifier.classify(model, [Picture(None, data) for data in pictures], top_k)
-                    finally:
-                        self.in_work_after = model.in_work
+    async def classify(
+        self, pictures: Sequence[bytes], *, seconds: float = PATIENCE, receive: Receive = stay
+    ) -> list[Result]:
+        deadline = Deadline(asyncio.get_running_loop().time() + seconds, round(seconds * 1000))
+        return await self.classifier.classify(self.model, [Picture(None, data) for data in pictures], deadline, receive)
 
-        return asyncio.run(scenario())
-
-    def counted(self, outcome: str) -> float | None:
-        labels = {"model": "colours", "version": "1", "outcome": outcome}
-        return self.metrics.registry.get_sample_value("stripmlp_images_total", labels)
+    def counted(self) -> dict[str, float]:
+        """Pictures by outcome, those outcomes left out that none had."""
+        return {
+            sample.labels["outcome"]: sample.value
+            for family in self.metrics.registry.collect()
+            for sample in family.samples
+            if sample.name == "stripmlp_images_total" and sample.value
+        }
 
 
-def labels(results: list[Result]) -> list[str]:
-    return [result[0].label if isinstance(result, list) else result.code for result in results]
+@asynccontextmanager
+async def bench_of(folder: Path, run: Run | None = None, **options: Any) -> AsyncIterator[Bench]:
+    bench = Bench(folder, run, **options)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            yield bench
+    finally:
+        await asyncio.to_thread(bench.workers.close)
+
+
+def in_loop(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(scenario())
+
+
+def told(results: Sequence[Result]) -> list[str]:
+    """The most probable class of each picture, the error's code for the others."""
+    return [NAMES[int(each.logits.argmax())] if isinstance(each, Scores) else each.code for each in results]
 
 
 def test_every_picture_gets_its_result_in_order(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, max_pixels=2000, max_image_mb=1)
     pictures = [
         png("red"),
         b"no picture",
@@ -76,148 +155,406 @@ def test_every_picture_gets_its_result_in_order(tmp_path: Path) -> None:
         bytes(1024 * 1024 + 1),
     ]
 
-    results = bench.classify(pictures)
+    async def scenario() -> None:
+        async with bench_of(tmp_path, max_pixels=2000, max_image_mb=1) as bench:
+            results = await bench.classify(pictures)
 
-    assert labels(results) == [
-        "red",
-        "unsupported_picture",
-        "blue",
-        "broken_picture",
-        "picture_too_large",
-        "green",
-        "picture_too_large",
-    ]
-    assert [type(result) for result in results if not isinstance(result, list)] == [
-        UnsupportedPicture,
-        BrokenPicture,
-        PictureTooLarge,
-        PictureTooLarge,
-    ]
-    assert (bench.counted("ok"), bench.counted("invalid")) == (3, 4)
-    assert bench.in_work_after == 0
+            assert told(results) == [
+                "red",
+                "unsupported_picture",
+                "blue",
+                "broken_picture",
+                "picture_too_large",
+                "green",
+                "picture_too_large",
+            ]
+            assert [type(result) for result in results if not isinstance(result, Scores)] == [
+                UnsupportedPicture,
+                BrokenPicture,
+                PictureTooLarge,
+                PictureTooLarge,
+            ]
+            assert bench.counted() == {"ok": 3, "invalid": 4}
+            assert bench.admission.in_work == 0
+
+    in_loop(scenario)
 
 
-def test_probabilities_are_the_models(tmp_path: Path) -> None:
-    (result,) = Bench(tmp_path).classify([png("#ff8000")], top_k=3)
+plain = st.tuples(st.integers(0, 255), st.integers(0, 255), st.integers(0, 255))
 
-    logits = np.array([255, 128, 0]) / colours.LEVEL
-    expected = np.exp(logits) / np.exp(logits).sum()
-    assert isinstance(result, list)
-    assert [each.label for each in result] == ["red", "green", "blue"]
-    assert [each.class_id for each in result] == [0, 1, 2]
-    assert [each.probability for each in result] == pytest.approx(expected, rel=1e-5)
+
+@given(st.lists(st.lists(plain, min_size=1, max_size=6), min_size=1, max_size=8))
+@hypothesis_settings(deadline=None, max_examples=15)
+def test_requests_at_once_each_get_their_own_answers(
+    tmp_path_factory: pytest.TempPathFactory, requests: list[list[tuple[int, int, int]]]
+) -> None:
+    async def scenario() -> None:
+        async with bench_of(tmp_path_factory.mktemp("models")) as bench:
+            answers = await asyncio.gather(
+                *(
+                    bench.classify([encode(Image.new("RGB", (32, 32), colour), "BMP") for colour in request])
+                    for request in requests
+                )
+            )
+            for request, results in zip(requests, answers, strict=True):
+                assert len(results) == len(request)
+                for colour, result in zip(request, results, strict=True):
+                    assert isinstance(result, Scores)
+                    np.testing.assert_allclose(result.logits * colours.LEVEL, colour, atol=0.01)
+            assert bench.admission.in_work == 0
+            assert bench.counted() == {"ok": sum(len(request) for request in requests)}
+
+    in_loop(scenario)
 
 
 def test_the_largest_encoded_picture_is_accepted(tmp_path: Path) -> None:
     padded = png("red").ljust(1 << 20, b"\0")
 
-    assert labels(Bench(tmp_path, max_image_mb=1).classify([padded, padded + b"\0"])) == ["red", "picture_too_large"]
+    async def scenario() -> None:
+        async with bench_of(tmp_path, max_image_mb=1) as bench:
+            assert told(await bench.classify([padded, padded + b"\0"])) == ["red", "picture_too_large"]
+
+    in_loop(scenario)
 
 
-def test_a_request_without_room_is_refused_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = Bench(tmp_path, max_queue=8, max_images=8)
-    prepared: list[Picture] = []
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The pictures that were decoded so far."""
+    decoded: list[bytes] = []
+    decode = decoding.decode
 
-    def note(_: Classifier, picture: Picture, preprocessing: Preprocessing) -> tuple[Pixels, float]:
-        prepared.append(picture)
-        return np.zeros((preprocessing.image_size, preprocessing.image_size, 3), np.uint8), 0.0
+    def note(data: bytes, *, max_pixels: int) -> Image.Image:
+        decoded.append(data)
+        return decode(data, max_pixels=max_pixels)
 
-    monkeypatch.setattr(Classifier, "_prepare", note)
+    monkeypatch.setattr(classifier_module, "decode", note)
+    return decoded
 
-    with pytest.raises(Overloaded):
-        bench.classify([png("red")] * 3, already_in_work=6)
-    assert (bench.in_work_after, prepared) == (6, [])
-    assert (bench.counted("refused"), bench.counted("ok")) == (3, None)
 
-    bench.classify([png("red")] * 2, already_in_work=6)
-    assert (bench.in_work_after, len(prepared)) == (6, 2)
+def test_a_request_without_room_is_refused_before_decoding(tmp_path: Path, decoded: list[bytes]) -> None:
+    async def scenario() -> None:
+        async with bench_of(tmp_path, max_queue=8, max_images=8, in_work=6) as bench:
+            with pytest.raises(Overloaded, match="has 6 pictures in work, 3 more would pass the limit of 8"):
+                await bench.classify([png("red")] * 3)
+            assert (bench.admission.in_work, decoded) == (6, [])
+            assert bench.counted() == {"refused": 3}
+
+            await bench.classify([png("red")] * 2)
+            assert (bench.admission.in_work, len(decoded)) == (6, 2)
+
+    in_loop(scenario)
+
+
+def test_a_request_without_enough_time_is_refused_before_decoding(tmp_path: Path, decoded: list[bytes]) -> None:
+    async def scenario() -> None:
+        async with bench_of(tmp_path, per_second=1, in_work=20) as bench:
+            with pytest.raises(Overloaded, match="with 2 more they take about 22000 ms") as refusal:
+                await bench.classify([png("red")] * 2, seconds=10)
+            assert refusal.value.retry_after in (12, 13)
+            assert (bench.admission.in_work, decoded) == (20, [])
+            assert bench.counted() == {"refused": 2}
+
+            assert told(await bench.classify([png("red")] * 2, seconds=30)) == ["red", "red"]
+
+    in_loop(scenario)
+
+
+def test_a_model_of_which_no_session_works_is_not_asked(tmp_path: Path, decoded: list[bytes]) -> None:
+    async def scenario() -> None:
+        async with bench_of(tmp_path) as bench:
+            bench.runner.broken = True
+            with pytest.raises(NotReady, match="model colours version 1 fails and is being opened anew"):
+                await bench.classify([png("red")] * 2)
+            assert (bench.admission.in_work, decoded) == (0, [])
+            assert bench.counted() == {"refused": 2}
+
+    in_loop(scenario)
 
 
 def test_a_failing_session_is_told_as_each_pictures_result(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    bench = Bench(tmp_path)
-
-    def fail(_: Pixels) -> Scores:
+    def fail(_: Any) -> Scores:
         raise RuntimeError("out of memory")
 
-    bench.run = fail
-    results = bench.classify([png("red"), b"no picture"])
+    async def scenario() -> None:
+        async with bench_of(tmp_path, fail) as bench:
+            results = await bench.classify([png("red"), b"no picture"])
 
-    assert [type(result) for result in results] == [InferenceFailed, UnsupportedPicture]
-    assert "out of memory" not in str(results[0])
+            assert [type(result) for result in results] == [InferenceFailed, UnsupportedPicture]
+            assert "out of memory" not in str(results[0])
+            assert bench.counted() == {"failed": 1, "invalid": 1}
+            assert bench.admission.in_work == 0
+
+    in_loop(scenario)
     assert "out of memory" in caplog.text
-    assert (bench.counted("failed"), bench.counted("invalid"), bench.in_work_after) == (1, 1, 0)
 
 
+class Fatal(BaseException):
+    """Not caught by `except Exception`."""
+
+
+@pytest.mark.parametrize("error", [MemoryError("the secret"), Fatal("the secret")])
 def test_what_nobody_foresaw_reaches_no_other_picture(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
-    bench = Bench(tmp_path)
-    prepare = Classifier._prepare
+    decode = decoding.decode
 
-    def fail_on_blue(self: Classifier, picture: Picture, preprocessing: Preprocessing) -> tuple[Pixels, float]:
-        if picture.data == png("blue"):
-            raise MemoryError("the secret")
-        return prepare(self, picture, preprocessing)
+    def fail_on_blue(data: bytes, *, max_pixels: int) -> Image.Image:
+        if data == png("blue"):
+            raise error
+        return decode(data, max_pixels=max_pixels)
 
-    monkeypatch.setattr(Classifier, "_prepare", fail_on_blue)
-    results = bench.classify([png("red"), png("blue"), png("green")])
+    monkeypatch.setattr(classifier_module, "decode", fail_on_blue)
 
-    assert labels(results) == ["red", "internal_error", "green"]
-    assert "the secret" not in str(results[1])
+    async def scenario() -> None:
+        async with bench_of(tmp_path) as bench:
+            results = await bench.classify([png("red"), png("blue"), png("green")])
+
+            assert told(results) == ["red", "internal_error", "green"]
+            assert "the secret" not in str(results[1])
+            assert bench.counted() == {"ok": 2, "failed": 1}
+            assert bench.admission.in_work == 0
+
+    in_loop(scenario)
     assert "the secret" in caplog.text
-    assert (bench.counted("ok"), bench.counted("failed"), bench.in_work_after) == (2, 1, 0)
 
 
-def test_a_cancelled_request_gives_its_room_back(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
+class Client:
+    """Says what the ASGI channel says."""
+
+    def __init__(self) -> None:
+        self.gone = asyncio.Event()
+        self._more = iter([{"type": "http.request", "body": b"", "more_body": False}])
+
+    async def __call__(self) -> Message:
+        for message in self._more:
+            return message
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+
+class Hold:
+    """Keeps threads busy."""
+
+    def __init__(self, workers: Workers) -> None:
+        self.release = threading.Event()
+        self._entered = threading.Barrier(workers.threads + 1)
+        workers.decode([self._hold] * workers.threads)
+        self._entered.wait(PATIENCE)
+
+    def _hold(self) -> None:
+        self._entered.wait(PATIENCE)
+        assert self.release.wait(PATIENCE)
+
+
+async def all_done(workers: Workers) -> None:
+    """Every job that was queued before is done."""
+    done = [threading.Event() for _ in range(workers.threads)]
+    meeting = threading.Barrier(workers.threads)
+
+    def meet(event: threading.Event) -> None:
+        meeting.wait(PATIENCE)
+        event.set()
+
+    workers.decode([lambda event=event: meet(event) for event in done])  # type: ignore[misc]
+    for event in done:
+        assert await asyncio.to_thread(event.wait, PATIENCE)
+
+
+End = tuple[str, type[BaseException], dict[str, float]]
+ENDS: list[End] = [
+    ("deadline", DeadlineExceeded, {"expired": 3}),
+    ("client", ClientGone, {"cancelled": 3}),
+    ("cancelled", asyncio.CancelledError, {"cancelled": 3}),
+]
+
+
+async def ended(bench: Bench, how: str, pictures: Sequence[bytes], reached: threading.Event | None) -> BaseException:
+    """How a request ends whose time is over, or whose client leaves, once `reached` is set."""
+    client = Client()
+    request = asyncio.create_task(
+        bench.classify(pictures, seconds=0.02 if how == "deadline" else PATIENCE, receive=client)
+    )
+    if reached is None:
+        while bench.admission.in_work == 0:  # noqa: ASYNC110 - nobody tells of it
+            await asyncio.sleep(0)
+    else:
+        assert await asyncio.to_thread(reached.wait, PATIENCE)
+    if how == "client":
+        client.gone.set()
+    elif how == "cancelled":
+        request.cancel()
+    await asyncio.wait([request])
+    try:
+        request.result()
+    except BaseException as error:
+        return error
+    raise AssertionError("it was answered")
+
+
+@pytest.mark.parametrize(("how", "error", "counted"), ENDS)
+def test_nothing_is_decoded_for_a_request_that_has_ended(
+    tmp_path: Path, decoded: list[bytes], how: str, error: type[BaseException], counted: dict[str, float]
+) -> None:
+    async def scenario() -> None:
+        async with bench_of(tmp_path) as bench:
+            hold = Hold(bench.workers)
+            end = await ended(bench, how, [png("red")] * 3, None)
+
+            assert type(end) is error
+            assert bench.admission.in_work == 0
+            assert bench.counted() == counted
+            hold.release.set()
+            await all_done(bench.workers)
+            assert decoded == []
+            assert told(await bench.classify([png("blue")])) == ["blue"]
+            assert bench.counted() == counted | {"ok": 1}
+
+    in_loop(scenario)
+
+
+@pytest.mark.parametrize(("how", "error", "counted"), ENDS)
+def test_nothing_reaches_the_session_for_a_request_that_has_ended(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+    error: type[BaseException],
+    counted: dict[str, float],
+) -> None:
+    """The decoder is held up in a picture while the request ends."""
+    begun, release = threading.Event(), threading.Event()
+    decode = decoding.decode
+    runs: list[int] = []
+
+    def hold(data: bytes, *, max_pixels: int) -> Image.Image:
+        begun.set()
+        assert release.wait(PATIENCE)
+        return decode(data, max_pixels=max_pixels)
+
+    monkeypatch.setattr(classifier_module, "decode", hold)
+
+    async def scenario() -> None:
+        async with bench_of(tmp_path, threads=1) as bench:
+            run = Session.run
+
+            def note(session: Session, pixels: Any) -> Scores:
+                runs.append(len(pixels))
+                return run(session, pixels)
+
+            monkeypatch.setattr(Session, "run", note)
+            end = await ended(bench, how, [png("red")] * 3, begun)
+
+            assert type(end) is error
+            release.set()
+            await all_done(bench.workers)
+            assert told(await bench.classify([png("blue")])) == ["blue"]
+            assert runs == [1]
+            assert bench.admission.in_work == 0
+            assert bench.counted() == counted | {"ok": 1}
+
+    in_loop(scenario)
+
+
+@pytest.mark.parametrize(("how", "error", "counted"), ENDS)
+def test_a_request_that_ends_during_its_run_disturbs_no_other(
+    tmp_path: Path, how: str, error: type[BaseException], counted: dict[str, float]
+) -> None:
     entered, release = threading.Event(), threading.Event()
 
-    def held(pixels: Pixels) -> Scores:
-        entered.set()
-        assert release.wait(PATIENCE)
-        return bench.session.run(pixels)
+    async def scenario() -> None:
+        def run(pixels: Any) -> Scores:
+            entered.set()
+            assert release.wait(PATIENCE)
+            return bench.session.run(pixels)
 
-    async def scenario() -> int:
-        queue = BatchQueue(held, limit=4, name="colours", metrics=bench.metrics)
-        with Classifier(bench.settings, bench.metrics) as classifier:
-            async with queue:
-                model = ServedModel(ModelFile("colours", 1, tmp_path), bench.session, queue, 8)
-                pictures = [Picture(None, png("red"))] * 3
-                request = asyncio.create_task(classifier.classify(model, pictures, 1))
-                assert await asyncio.to_thread(entered.wait, PATIENCE)
-                request.cancel()
-                await asyncio.wait([request])
-                release.set()
-                return model.in_work
+        async with bench_of(tmp_path, run, threads=1) as bench:
+            hold = Hold(bench.workers)
+            other = asyncio.create_task(bench.classify([png("blue")]))
+            while bench.admission.in_work == 0:  # noqa: ASYNC110 - nobody tells of it
+                await asyncio.sleep(0)
+            ending = asyncio.create_task(ended(bench, how, [png("red")] * 3, entered))
+            while bench.admission.in_work == 1:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            hold.release.set()
 
-    assert asyncio.run(scenario()) == 0
+            assert type(await ending) is error
+            release.set()
+            assert told(await other) == ["blue"]
+            await all_done(bench.workers)
+            assert bench.admission.in_work == 0
+            assert bench.counted() == counted | {"ok": 1}
 
-
-def test_a_queue_that_ended_is_told_as_each_pictures_result(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
-
-    async def scenario() -> list[Result]:
-        queue = BatchQueue(bench.run, limit=4, name="colours", metrics=bench.metrics)
-        model = ServedModel(ModelFile("colours", 1, tmp_path), bench.session, queue, 8)
-        with Classifier(bench.settings, bench.metrics) as classifier:
-            return await classifier.classify(model, [Picture(None, png("red"))], 1)
-
-    assert [type(result) for result in asyncio.run(scenario())] == [NotReady]
-    assert bench.counted("failed") == 1
+    in_loop(scenario)
 
 
-probabilities = st.lists(st.sampled_from([0.0, 0.125, 0.25, 0.5]) | st.floats(0, 1, width=32), min_size=1, max_size=30)
+def test_a_deadline_that_has_passed_already_ends_the_request(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with bench_of(tmp_path) as bench:
+            hold = Hold(bench.workers)
+            with pytest.raises(DeadlineExceeded):
+                await bench.classify([png("red")], seconds=-1)
+            hold.release.set()
+            assert bench.admission.in_work == 0
+            assert bench.counted() == {"expired": 1}
+
+    in_loop(scenario)
 
 
-@given(probabilities, st.integers(1, 40))
-@settings(deadline=None, max_examples=100)
-def test_ranking_is_by_probability_then_number(values: list[float], top_k: int) -> None:
-    scores = Scores(np.zeros(len(values), np.float32), np.array(values, np.float32))
-    names = [f"class {number}" for number in range(len(values))]
+def running_timers() -> int:
+    loop: Any = asyncio.get_running_loop()
+    return sum(not timer.cancelled() for timer in loop._scheduled)
 
-    ranked = rank(scores, names, top_k)
 
-    assert ranked == [
-        Prediction(label=names[number], class_id=number, probability=value)
-        for number, value in sorted(enumerate(values), key=lambda each: (-each[1], each[0]))[:top_k]
-    ]
+def test_once_answered_nothing_of_the_request_goes_on(tmp_path: Path) -> None:
+    """Neither its timer nor the task that looks after its client."""
+
+    async def scenario() -> None:
+        async with bench_of(tmp_path) as bench:
+            before, timers = asyncio.all_tasks(), running_timers()
+            assert told(await bench.classify([png("red")], receive=Client())) == ["red"]
+            await asyncio.sleep(0)  # one turn of the event loop, in which a task that was cancelled ends
+            await asyncio.sleep(0)
+            assert asyncio.all_tasks() == before
+            assert running_timers() == timers
+
+    in_loop(scenario)
+
+
+@given(st.data())
+@hypothesis_settings(deadline=None, max_examples=15)
+def test_however_requests_end_every_picture_is_counted_once_and_leaves(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    kinds = data.draw(st.lists(st.sampled_from(["answered", "deadline", "client", "cancelled"]), max_size=12))
+    sizes = data.draw(st.lists(st.integers(1, 5), min_size=len(kinds), max_size=len(kinds)))
+
+    async def request(bench: Bench, kind: str, size: int) -> list[Result] | BaseException:
+        client = Client()
+        task = asyncio.create_task(
+            bench.classify([png("red")] * size, seconds=0.001 if kind == "deadline" else PATIENCE, receive=client)
+        )
+        await asyncio.sleep(0)
+        if kind == "client":
+            client.gone.set()
+        elif kind == "cancelled":
+            task.cancel()
+        await asyncio.wait([task])
+        if task.cancelled():
+            return asyncio.CancelledError()
+        return task.exception() or task.result()
+
+    async def scenario() -> None:
+        async with bench_of(tmp_path_factory.mktemp("models")) as bench:
+            ends = await asyncio.gather(*(request(bench, kind, size) for kind, size in zip(kinds, sizes, strict=True)))
+            expected: dict[str, float] = {}
+            for kind, size, end in zip(kinds, sizes, ends, strict=True):
+                if isinstance(end, ServiceError):
+                    outcome: str = end.outcome
+                else:
+                    outcome = "cancelled" if isinstance(end, asyncio.CancelledError) else "ok"
+                assert outcome == "ok" or kind != "answered"
+                expected[outcome] = expected.get(outcome, 0) + size
+            await all_done(bench.workers)
+            assert bench.admission.in_work == 0
+            assert bench.counted() == expected
+
+    in_loop(scenario)

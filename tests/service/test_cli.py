@@ -1,61 +1,19 @@
 """The command line, in real processes."""
 
-import os
 import re
 import signal
 import socket
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 import onnxruntime
 import pytest
 
 from service.settings import Settings
-from tests.conftest import REPOSITORY
 from tests.service import colours
-from tests.service.live import await_metric, await_ready
+from tests.service.live import await_metric, connect
 from tests.service.pictures import png
-
-COMMAND = [sys.executable, "-m", "service"]
-
-
-def environment(**settings: str) -> dict[str, str]:
-    own = {f"STRIPMLP_{field.upper()}" for field in Settings.model_fields}
-    return {name: value for name, value in os.environ.items() if name not in own} | settings
-
-
-def ended(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    """A process that ends by itself."""
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        cwd=REPOSITORY,
-        env=environment(**settings),
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
-
-@contextmanager
-def running(*arguments: str, **settings: str) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
-    """A process that serves, and a client of it."""
-    with subprocess.Popen(
-        [*COMMAND, *arguments], cwd=REPOSITORY, env=environment(**settings), stderr=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            assert process.stderr
-            lines = (re.search(r"Uvicorn running on (http://\S+)", line) for line in process.stderr)
-            url = next(found[1] for found in lines if found)
-            with httpx.Client(base_url=url, timeout=60) as client:
-                await_ready(client, [])
-                yield process, client
-        finally:
-            process.kill()
+from tests.service.processes import ended, running
 
 
 def test_help_shows_every_setting_with_default_and_environment_name() -> None:
@@ -105,6 +63,15 @@ def test_a_missing_repository_ends_the_service(tmp_path: Path) -> None:
     assert_not_started(ended("--models", str(tmp_path / "missing"), "--port", "0"), "missing is not a directory")
 
 
+def test_a_model_in_no_version_that_works_ends_the_service(colour_models: Path) -> None:
+    colours.save_served(colour_models, "unproven", 1, parity=None)
+    colours.save_served(colour_models, "unproven", 2, parity=None)
+
+    process = ended("--models", str(colour_models), "--port", "0", "--max-batch", "1")
+
+    assert_not_started(process, "unproven/[12]/model.onnx .*parity")
+
+
 def test_an_empty_repository_ends_the_service(tmp_path: Path) -> None:
     assert_not_started(ended("--models", str(tmp_path), "--port", "0"), "has no <name>/<version>/model.onnx")
 
@@ -133,9 +100,7 @@ def test_a_port_in_use_ends_the_service(colour_models: Path) -> None:
 
 
 def test_settings_come_from_the_environment_and_the_command_line(colour_models: Path) -> None:
-    variables = {"STRIPMLP_MODELS": str(colour_models), "STRIPMLP_PORT": "0", "STRIPMLP_MAX_IMAGES": "1"}
-
-    with running("--max-images", "2", **variables) as (_, client):
+    with running("--max-images", "2", STRIPMLP_MODELS=str(colour_models), STRIPMLP_MAX_IMAGES="1") as (_, client):
         files = [("files", png("red"))]
         assert client.post("/classify", files=files * 2).status_code == 200
         assert client.post("/classify", files=files * 3).status_code == 413
@@ -143,25 +108,21 @@ def test_settings_come_from_the_environment_and_the_command_line(colour_models: 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_the_service_cleanly(colour_models: Path, stop: signal.Signals) -> None:
-    with running("--models", str(colour_models), "--port", "0") as (process, client):
+    with running("--models", str(colour_models), "--drain-seconds", "0") as (process, client):
         assert client.post("/classify", content=png("red")).status_code == 200
-        process.send_signal(stop)
-        _, messages = process.communicate(timeout=30)
+        process.signal(stop)
+        assert process.wait() == 0
 
-    assert process.returncode == 0
-    assert "Application shutdown complete" in messages
-    assert "Traceback" not in messages
+    assert "Application shutdown complete" in process.messages
+    assert "Traceback" not in process.messages
 
 
 def test_a_body_that_does_not_arrive_keeps_the_service_for_the_shutdown_time_alone(colour_models: Path) -> None:
-    settings = ("--models", str(colour_models), "--port", "0", "--shutdown-seconds", "1")
-    with (
-        running(*settings) as (process, client),
-        socket.create_connection((client.base_url.host, client.base_url.port or 0)) as connection,
-    ):
+    settings = ("--models", str(colour_models), "--shutdown-seconds", "1", "--drain-seconds", "0")
+    with running(*settings) as (process, client), connect(client) as connection:
         connection.sendall(b"POST /classify HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nabc")
         await_metric(client, 2, "stripmlp_in_flight_requests")
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=30)
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0
 
-    assert process.returncode == 0
+    assert "Cancel 1 running task(s)" in process.messages

@@ -1,31 +1,38 @@
-"""The errors' place in the hierarchy and their HTTP statuses and codes, which clients rely on."""
+"""The errors' place in the hierarchy, their HTTP statuses and codes, which clients rely on, and what counts as what."""
+
+from typing import get_args
 
 import pytest
 
 from service import errors
-from service.errors import BadPicture, ServiceError, StartupError
+from service.errors import BadPicture, Outcome, ServiceError, StartupError
 
-CONTRACT: list[tuple[type[ServiceError], type[ServiceError], int, str]] = [
-    (errors.PictureTooLarge, BadPicture, 413, "picture_too_large"),
-    (errors.UnsupportedPicture, BadPicture, 415, "unsupported_picture"),
-    (errors.BrokenPicture, BadPicture, 422, "broken_picture"),
-    (errors.BadRequest, ServiceError, 400, "bad_request"),
-    (errors.ModelNotFound, ServiceError, 404, "model_not_found"),
-    (errors.BodyTooSlow, ServiceError, 408, "body_too_slow"),
-    (errors.RequestTooLarge, ServiceError, 413, "request_too_large"),
-    (errors.UnsupportedBody, ServiceError, 415, "unsupported_body"),
-    (errors.Overloaded, ServiceError, 429, "overloaded"),
-    (errors.InferenceFailed, ServiceError, 500, "inference_failed"),
-    (errors.NotReady, ServiceError, 503, "not_ready"),
-    (errors.UnusableModel, StartupError, 500, "unusable_model"),
-    (errors.DeviceUnavailable, StartupError, 500, "device_unavailable"),
+CONTRACT: list[tuple[type[ServiceError], type[ServiceError], int, str, Outcome]] = [
+    (errors.PictureTooLarge, BadPicture, 413, "picture_too_large", "invalid"),
+    (errors.UnsupportedPicture, BadPicture, 415, "unsupported_picture", "invalid"),
+    (errors.BrokenPicture, BadPicture, 422, "broken_picture", "invalid"),
+    (errors.BadRequest, ServiceError, 400, "bad_request", "invalid"),
+    (errors.Unauthorized, ServiceError, 401, "unauthorized", "failed"),
+    (errors.ModelNotFound, ServiceError, 404, "model_not_found", "failed"),
+    (errors.BodyTooSlow, ServiceError, 408, "body_too_slow", "invalid"),
+    (errors.RequestTooLarge, ServiceError, 413, "request_too_large", "invalid"),
+    (errors.UnsupportedBody, ServiceError, 415, "unsupported_body", "invalid"),
+    (errors.Overloaded, ServiceError, 429, "overloaded", "refused"),
+    (errors.ClientGone, ServiceError, 499, "client_gone", "cancelled"),
+    (errors.InferenceFailed, ServiceError, 500, "inference_failed", "failed"),
+    (errors.NotReady, ServiceError, 503, "not_ready", "refused"),
+    (errors.DeadlineExceeded, ServiceError, 504, "deadline_exceeded", "expired"),
+    (errors.UnusableModel, StartupError, 500, "unusable_model", "failed"),
+    (errors.DeviceUnavailable, StartupError, 500, "device_unavailable", "failed"),
 ]
 
 
-@pytest.mark.parametrize(("error", "parent", "status", "code"), CONTRACT)
-def test_place_status_and_code(error: type[ServiceError], parent: type[ServiceError], status: int, code: str) -> None:
+@pytest.mark.parametrize(("error", "parent", "status", "code", "outcome"), CONTRACT)
+def test_place_status_code_and_outcome(
+    error: type[ServiceError], parent: type[ServiceError], status: int, code: str, outcome: Outcome
+) -> None:
     assert error.__bases__ == (parent,)
-    assert (error.status, error.code) == (status, code)
+    assert (error.status, error.code, error.outcome) == (status, code, outcome)
 
 
 def test_no_error_is_outside_the_contract() -> None:
@@ -37,6 +44,18 @@ def test_no_error_is_outside_the_contract() -> None:
 
 
 def test_codes_tell_errors_apart() -> None:
-    codes = [code for *_, code in CONTRACT] + [ServiceError.code]
+    codes = [code for *_, code, _ in CONTRACT] + [ServiceError.code]
 
     assert len(codes) == len(set(codes))
+
+
+def test_every_error_counts_as_one_of_the_outcomes() -> None:
+    outcomes = {error.outcome for error, *_ in CONTRACT} | {ServiceError.outcome}
+
+    assert outcomes | {"ok"} == set(get_args(Outcome))
+
+
+def test_an_overload_says_when_to_come_back() -> None:
+    error = errors.Overloaded("full", 3)
+
+    assert (str(error), error.retry_after) == ("full", 3)

@@ -1,11 +1,13 @@
 """What the metrics count."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from prometheus_client import CONTENT_TYPE_LATEST
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.errors import Outcome
 from service.metrics import Metrics
 from tests.service import colours
 from tests.service.conftest import Gate, InThread
@@ -89,3 +91,33 @@ def test_two_services_in_one_process_count_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("largest", "histogram"), [(32.768, "request_seconds"), (512, "batch_size")])
 def test_buckets_reach_far_enough(largest: float, histogram: str) -> None:
     assert getattr(Metrics(), histogram)._kwargs["buckets"][-1] == largest
+
+
+def test_a_versions_pictures_are_counted_by_outcome_from_zero() -> None:
+    metrics = Metrics()
+    of_model = metrics.of_model("m", 7)
+
+    def counted(outcome: str) -> float | None:
+        labels = {"model": "m", "version": "7", "outcome": outcome}
+        return metrics.registry.get_sample_value("stripmlp_images_total", labels)
+
+    assert [counted(outcome) for outcome in get_args(Outcome)] == [0] * 6
+    of_model.count("ok")
+    of_model.count("expired", 3)
+    assert {outcome: counted(outcome) for outcome in get_args(Outcome) if counted(outcome)} == {"ok": 1, "expired": 3}
+
+
+def test_versions_of_a_model_share_all_but_what_became_of_their_pictures() -> None:
+    metrics = Metrics()
+    for version in 1, 2:
+        of_model = metrics.of_model("m", version)
+        of_model.count("ok")
+        of_model.padding.inc()
+        of_model.batch_size.observe(1)
+        of_model.queue_seconds.observe(1)
+
+    value = metrics.registry.get_sample_value
+    assert value("stripmlp_images_total", {"model": "m", "version": "2", "outcome": "ok"}) == 1
+    assert value("stripmlp_padding_images_total", {"model": "m"}) == 2
+    assert value("stripmlp_batch_size_count", {"model": "m"}) == 2
+    assert value("stripmlp_stage_duration_seconds_count", {"model": "m", "stage": "queue"}) == 2

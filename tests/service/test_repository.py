@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import UnusableModel
-from service.repository import ModelFile, find_models
+from service.repository import ModelFile, Stamp, find_models
 
 
 def put(folder: Path, *places: str) -> None:
@@ -15,14 +15,17 @@ def put(folder: Path, *places: str) -> None:
         path.touch()
 
 
-def test_models_come_by_name_and_by_number_of_version(tmp_path: Path) -> None:
+def test_models_come_by_name_and_their_newest_version_first(tmp_path: Path) -> None:
     put(tmp_path, "b/10/model.onnx", "b/9/model.onnx", "a.1_x-y/3/model.onnx")
 
-    assert find_models(tmp_path) == [
-        ModelFile("a.1_x-y", 3, tmp_path / "a.1_x-y/3/model.onnx"),
-        ModelFile("b", 9, tmp_path / "b/9/model.onnx"),
-        ModelFile("b", 10, tmp_path / "b/10/model.onnx"),
-    ]
+    def file(name: str, version: int) -> ModelFile:
+        path = tmp_path / name / str(version) / "model.onnx"
+        return ModelFile(name, version, path, Stamp.of(path))
+
+    found = find_models(tmp_path)
+
+    assert found == {"a.1_x-y": [file("a.1_x-y", 3)], "b": [file("b", 10), file("b", 9)]}
+    assert list(found) == ["a.1_x-y", "b"]
 
 
 def test_all_else_is_passed_over(tmp_path: Path) -> None:
@@ -41,7 +44,32 @@ def test_all_else_is_passed_over(tmp_path: Path) -> None:
         ".a.partial/x/model.onnx",
     )
 
-    assert [(model.name, model.version) for model in find_models(tmp_path)] == [("a", 1)]
+    assert {name: [file.version for file in files] for name, files in find_models(tmp_path).items()} == {"a": [1]}
+
+
+def test_a_file_knows_whether_it_is_still_the_same(tmp_path: Path) -> None:
+    put(tmp_path, "a/1/model.onnx", "new")
+    ((file,),) = find_models(tmp_path).values()
+    assert file.unchanged
+
+    (tmp_path / "new").replace(file.path)
+    assert not file.unchanged
+
+    ((file,),) = find_models(tmp_path).values()
+    file.path.write_text("other")
+    assert not file.unchanged
+
+    ((file,),) = find_models(tmp_path).values()
+    file.path.unlink()
+    assert not file.unchanged
+
+
+def test_a_file_that_is_gone_before_it_was_looked_at_does_not_count(tmp_path: Path) -> None:
+    put(tmp_path, "a/1/model.onnx")
+    (tmp_path / "a/2").mkdir()
+    (tmp_path / "a/2/model.onnx").symlink_to(tmp_path / "nowhere")
+
+    assert {name: [file.version for file in files] for name, files in find_models(tmp_path).items()} == {"a": [1]}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 from PIL import Image
 
-from service.batching import BatchQueue
+from service.session import Session
 from tests.service import colours
 from tests.service.conftest import Gate, InThread
 from tests.service.live import PATIENCE, await_metric, classify, live_service, metric
@@ -143,12 +143,11 @@ def test_health(narrow: httpx.Client) -> None:
 def test_pictures_of_several_requests_run_together(colour_models: Path, gate: Gate, in_thread: InThread) -> None:
     wanted = ["red", "green", "blue", "red", "red", "blue", "green", "blue"]
 
-    with live_service(colour_models, max_batch=32) as client:
+    with live_service(colour_models, batch_limit=32, instances=1, decode_threads=2) as client:
         gate.close()
         answers = [in_thread(partial(classify, client, png(wanted[0]), top_k=1))]
         assert gate.reached.wait(PATIENCE)
         answers += [in_thread(partial(classify, client, png(colour), top_k=1)) for colour in wanted[1:]]
-        # A picture joins the queue in the same turn of the event loop that counts it as decoded.
         await_metric(client, len(wanted), "stripmlp_stage_duration_seconds_count", stage="decode")
         gate.open.set()
         labels = [next(iter(probabilities(answer.result())[0])) for answer in answers]
@@ -184,8 +183,11 @@ def test_pictures_of_the_test_set_are_recognised(strip_mlp: httpx.Client, shared
 
 
 def test_a_model_that_fails_is_a_problem_not_a_result(colour_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with live_service(colour_models) as client:
-        monkeypatch.setattr(BatchQueue, "_try", lambda *_: None)
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of order")
+
+    with live_service(colour_models, max_batch=1) as client:
+        monkeypatch.setattr(Session, "run", fail)
         response = classify(client, b"no picture", png("red"))
 
     assert response.status_code == 500

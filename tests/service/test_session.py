@@ -1,5 +1,6 @@
 """Sessions: which files are refused, which provider runs, and what a run answers."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 from onnx import TensorProto
 
 from service.errors import DeviceUnavailable, UnusableModel
-from service.session import CPU, CUDA, Device, Session
+from service.preprocessing import Pixels
+from service.session import CPU, CUDA, DEVICE_PATTERN, Session, _cuda_options
 from tests.service import colours
 
 # The CPU build of onnxruntime tells with a warning that it passes over the provider; the GPU build logs it.
@@ -61,13 +63,45 @@ def test_a_run_passes_on_what_onnxruntime_raises(model: Path) -> None:
         session.run(np.zeros((1, 8, 8, 3), dtype=np.uint8))
 
 
+@pytest.mark.parametrize("batch", [1, 5])
+def test_a_probe_runs_blank_pictures_of_the_models_size(
+    model: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    session = Session.open(model, device="cpu", threads=1)
+    ran: list[Pixels] = []
+    monkeypatch.setattr(Session, "run", lambda _, pixels: ran.append(pixels))
+
+    session.probe(batch)
+
+    (pixels,) = ran
+    assert pixels.shape == (batch, colours.SIZE, colours.SIZE, 3)
+    assert pixels.dtype == np.uint8
+    assert not pixels.any()
+
+
+def test_a_probe_passes_on_what_onnxruntime_raises(tmp_path: Path) -> None:
+    path = colours.save(tmp_path / "model.onnx", colours.artifact().model_dump_json(), largest_batch=2)
+    session = Session.open(path, device="cpu", threads=1)
+
+    session.probe(2)
+    with pytest.raises(Exception, match="Reshape"):
+        session.probe(3)
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("device", ["cpu", "auto"])
 @needs_cpu_build
-def test_a_run_uses_as_many_threads_as_it_was_given(model: Path, device: Device, threads: int) -> None:
+def test_a_run_uses_as_many_threads_as_it_was_given(model: Path, device: str, threads: int) -> None:
     session = Session.open(model, device=device, threads=threads)
 
-    assert session._inference.get_session_options().intra_op_num_threads == threads
+    options = session._inference.get_session_options()
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (threads, 1)
+
+
+def test_threads_that_wait_for_a_run_leave_the_cores_to_decoding(model: Path) -> None:
+    options = Session.open(model, device="cpu", threads=2)._inference.get_session_options()
+
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", None])
@@ -127,17 +161,21 @@ def test_auto_takes_the_cpu_where_cuda_is_not_compiled_in(model: Path) -> None:
 
 
 @needs_cpu_build
-def test_cuda_is_refused_where_it_is_not_compiled_in(model: Path) -> None:
-    with pytest.raises(DeviceUnavailable, match=r"the installed onnxruntime has only .*CPUExecutionProvider.*'gpu'"):
-        Session.open(model, device="cuda", threads=1)
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_cuda_is_refused_where_it_is_not_compiled_in(model: Path, device: str) -> None:
+    told = rf"--device {device} .* the installed onnxruntime has only .*CPUExecutionProvider.*'gpu'"
+    with pytest.raises(DeviceUnavailable, match=told):
+        Session.open(model, device=device, threads=1)
 
 
 @needs_cpu_build
 @cuda_does_not_work
 @pytest.mark.usefixtures("_cuda_compiled_in")
-def test_cuda_is_refused_where_it_is_compiled_in_but_does_not_work(model: Path) -> None:
-    with pytest.raises(DeviceUnavailable, match=r"could not load its CUDA provider .* CPUExecutionProvider"):
-        Session.open(model, device="cuda", threads=1)
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_cuda_is_refused_where_it_is_compiled_in_but_does_not_work(model: Path, device: str) -> None:
+    told = rf"--device {device} .* could not load its CUDA provider .* CPUExecutionProvider"
+    with pytest.raises(DeviceUnavailable, match=told):
+        Session.open(model, device=device, threads=1)
 
 
 @needs_cpu_build
@@ -156,3 +194,19 @@ def test_auto_takes_the_cpu_and_its_threads_where_cuda_does_not_work(
 @pytest.mark.usefixtures("_cuda_compiled_in")
 def test_the_cpu_is_taken_where_it_was_asked_for(model: Path) -> None:
     assert Session.open(model, device="cpu", threads=1).provider == CPU
+
+
+@pytest.mark.parametrize(("device", "number"), [("auto", "0"), ("cuda", "0"), ("cuda:0", "0"), ("cuda:12", "12")])
+def test_a_cuda_device_is_taken_by_its_number(device: str, number: str) -> None:
+    assert _cuda_options(device)["device_id"] == number
+
+
+@pytest.mark.parametrize(
+    ("device", "understood"),
+    [
+        *((device, True) for device in ("auto", "cpu", "cuda", "cuda:0", "cuda:12", "cuda:0,cuda:1,cuda:2")),
+        *((device, False) for device in ("", "gpu", "cuda:", "cuda:-1", "cuda:0,", "cuda:0,1", "cpu,cpu", "auto:1")),
+    ],
+)
+def test_how_devices_are_named(device: str, understood: bool) -> None:
+    assert bool(re.fullmatch(DEVICE_PATTERN, device)) is understood

@@ -1,0 +1,1 @@
+"""The service and other servers with the same ONNX file, measured in one run: `make bench`."""

@@ -1,0 +1,142 @@
+"""Who is let in: as many pictures and bytes as there is room for, if they can be answered in time."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import perf_counter
+
+from service.errors import Overloaded
+
+WINDOW_SECONDS = 0.25
+WINDOW_PICTURES = 8
+"""Shortest spell that the service rate is measured over: both have to be reached."""
+
+SMOOTHING = 0.3
+"""Weight of a new measurement in the moving average."""
+
+
+class ServiceRate:
+    """Pictures that leave a model per second while it has more than it can work on at once.
+
+    Args:
+        expected: the rate until the first measurement.
+        busy: more pictures in work than this keep every thread busy; times with fewer say nothing of the capacity.
+    """
+
+    def __init__(self, expected: float, busy: int) -> None:
+        self.per_second = expected
+        self._busy = busy
+        self._since: float | None = None
+        self._pictures = 0
+
+    def finished(self, in_work: int, now: float) -> None:
+        """One picture left at `now` (seconds); `in_work` are left behind."""
+        self._pictures += 1
+        if in_work <= self._busy:
+            self._since = None
+        elif self._since is None:
+            self._since, self._pictures = now, 0
+        elif now - self._since >= WINDOW_SECONDS and self._pictures >= WINDOW_PICTURES:
+            measured = self._pictures / (now - self._since)
+            self.per_second += SMOOTHING * (measured - self.per_second)
+            self._since, self._pictures = now, 0
+
+
+class Admission:
+    """A model's bound on pictures in work, and its forecast of how long they take. Belongs to the event loop.
+
+    Args:
+        model: its name, for messages.
+        limit: most pictures in work.
+        rate: how fast they leave.
+    """
+
+    def __init__(self, model: str, limit: int, rate: ServiceRate) -> None:
+        self.in_work = 0
+        """Pictures that were admitted, and neither answered nor dropped."""
+        self.limit = limit
+        self._model = model
+        self._rate = rate
+
+    def check(self, pictures: int, seconds: float) -> None:
+        """Whether that many pictures would be let in, to be answered within that many seconds.
+
+        Raises:
+            Overloaded: there is no room, or not enough time at the rate that was measured.
+        """
+        if self.in_work + pictures > self.limit:
+            raise Overloaded(
+                f"model {self._model} has {self.in_work} pictures in work, {pictures} more would pass the limit of "
+                f"{self.limit}",
+                self.seconds_until(self.limit - pictures),
+            )
+        needed = (self.in_work + pictures) / self._rate.per_second
+        if self.in_work and needed > seconds:
+            raise Overloaded(
+                f"model {self._model} has {self.in_work} pictures in work; with {pictures} more they take about "
+                f"{needed * 1000:.0f} ms at the present rate, but the request has {seconds * 1000:.0f} ms left",
+                self.seconds_until(math.floor(seconds * self._rate.per_second) - pictures),
+            )
+
+    def admit(self, pictures: int, seconds: float) -> None:
+        """Let them in, or raise as `check` does. `finished` and `dropped` take them out again."""
+        self.check(pictures, seconds)
+        self.in_work += pictures
+
+    def finished(self) -> None:
+        """A picture has its result."""
+        self.in_work -= 1
+        self._rate.finished(self.in_work, perf_counter())
+
+    def dropped(self, pictures: int) -> None:
+        """Nobody needs their results any more."""
+        self.in_work -= pictures
+
+    def seconds_until(self, in_work: int) -> int:
+        """Whole seconds, at least one, until no more than that many pictures are in work (RFC 9110, section 10.2.3)."""
+        return max(1, math.ceil((self.in_work - max(in_work, 0)) / self._rate.per_second))
+
+
+class HeldBytes:
+    """A bound on the request bodies that are held at once, whether complete or still arriving.
+
+    Args:
+        limit: bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.held = 0
+        self.limit = limit
+
+    @contextmanager
+    def account(self, retry_after: Callable[[], int]) -> Iterator["Account"]:
+        """One request's share; given back on leaving. `retry_after` tells refused clients when to come back."""
+        account = Account(self, retry_after)
+        try:
+            yield account
+        finally:
+            self.held -= account.held
+
+
+class Account:
+    """What one request holds of the bound."""
+
+    def __init__(self, bound: HeldBytes, retry_after: Callable[[], int]) -> None:
+        self.held = 0
+        self._bound = bound
+        self._retry_after = retry_after
+
+    def hold(self, total: int) -> None:
+        """Hold `total` bytes, counting those that are held already.
+
+        Raises:
+            Overloaded: all requests together would hold more than the bound.
+        """
+        more = max(0, total - self.held)
+        if self._bound.held + more > self._bound.limit:
+            raise Overloaded(
+                f"requests hold {self._bound.held} bytes, {more} more would pass the limit of {self._bound.limit}",
+                self._retry_after(),
+            )
+        self._bound.held += more
+        self.held += more

@@ -1,0 +1,131 @@
+"""From a model's file to a model that can be served: opened on every device, proven, measured and warmed."""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from functools import partial
+
+from service.admission import Admission, ServiceRate
+from service.artifact import Artifact
+from service.batching import BatchQueue
+from service.errors import UnusableModel
+from service.metrics import Metrics
+from service.models import ServedModel
+from service.repository import ModelFile
+from service.running import Runner
+from service.session import CPU, Session
+from service.settings import Settings
+from service.tuning import BatchTime, batch_sizes, best_limit, measure_curve
+from service.workers import Workers
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    device: str
+    session: Session
+    instances: int
+    """Runs at once."""
+    curve: list[BatchTime]
+    limit: int
+    """Most pictures in one run."""
+
+    @property
+    def at_limit(self) -> BatchTime:
+        return next(time for time in self.curve if time.batch == self.limit)
+
+
+async def load_model(file: ModelFile, settings: Settings, cores: Workers, metrics: Metrics) -> ServedModel:
+    """Open a model, check its proof, measure and warm it.
+
+    Args:
+        file: which.
+        settings: devices, instances and batch sizes.
+        cores: the threads that run models on the CPU.
+        metrics: where the model's series are.
+
+    Raises:
+        UnusableModel: it cannot be read, is none of the exporter's, is not proven, or fails to run.
+        DeviceUnavailable: a device that was asked for does not work.
+    """
+    opened = await asyncio.to_thread(_open, file, settings)
+    first, limit = opened[0], opened[0].limit
+    queue = BatchQueue(limit=limit, patience=first.at_limit.seconds)
+    model_metrics = metrics.of_model(file.name, file.version)
+    runners: dict[Runner, Workers] = {}
+    for each in opened:
+        on_cpu = each.session.provider == CPU
+        runner = Runner(
+            queue,
+            each.session,
+            capacity=each.instances,
+            sizes=None if on_cpu else list(batch_sizes(limit)),
+            reopen=partial(_reopen, file, each.device, settings, first.session.artifact),
+            name=file.name,
+            metrics=model_metrics,
+        )
+        workers = cores if on_cpu else Workers(1, f"infer-{file.name}")
+        workers.attach(runner)
+        runners[runner] = workers
+    rate = ServiceRate(sum(each.at_limit.pictures_per_second for each in opened), cores.threads)
+    logger.info(
+        "%s version %d on %s: batches of up to %d, %.0f pictures/s without decoding",
+        file.name, file.version, first.session.provider, limit, rate.per_second,
+    )  # fmt: skip
+    return ServedModel(
+        file=file,
+        artifact=first.session.artifact,
+        curve=first.curve,
+        queue=queue,
+        runners=runners,
+        own_workers=[workers for workers in runners.values() if workers is not cores],
+        admission=Admission(file.name, settings.max_queue, rate),
+        metrics=model_metrics,
+    )
+
+
+def _open(file: ModelFile, settings: Settings) -> list[_Opened]:
+    """A session for every device, and on CUDA for every instance; the first one's curve decides the batch limit."""
+    opened: list[_Opened] = []
+    for device in settings.device.split(","):
+        session = _open_proven(file, device, settings)
+        on_cpu = session.provider == CPU
+        cpu_instances = settings.instances or max(1, settings.cores // settings.threads)
+        sessions = [session]
+        if not on_cpu:
+            sessions += [_open_proven(file, device, settings) for _ in range((settings.instances or 1) - 1)]
+        for each in sessions:
+            limit = opened[0].limit if opened else settings.batch_limit
+            opened.append(_measured(file, device, each, cpu_instances if on_cpu else 1, limit, settings))
+    return opened
+
+
+def _open_proven(file: ModelFile, device: str, settings: Settings) -> Session:
+    session = Session.open(file.path, device=device, threads=settings.threads)
+    session.artifact.require_parity(str(file.path))
+    return session
+
+
+def _measured(
+    file: ModelFile, device: str, session: Session, instances: int, limit: int | None, settings: Settings
+) -> _Opened:
+    """Warm every batch size up to `limit`, or look for the best limit."""
+    budget = settings.latency_budget_ms / 1000
+    try:
+        curve = measure_curve(
+            session,
+            instances=instances,
+            largest=limit or settings.max_batch,
+            budget=None if limit else budget,
+        )
+    except Exception as error:  # onnxruntime's exceptions have no common base class
+        raise UnusableModel(f"{file.path} failed to run batches of blank pictures: {error}") from error
+    return _Opened(device, session, instances, curve, limit or best_limit(curve, budget))
+
+
+def _reopen(file: ModelFile, device: str, settings: Settings, artifact: Artifact) -> Session:
+    session = _open_proven(file, device, settings)
+    if session.artifact != artifact:
+        raise UnusableModel(f"{file.path} is another model now; reload the repository")
+    return session

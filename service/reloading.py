@@ -1,0 +1,180 @@
+"""Keeps what is served in step with the repository: a version is loaded beside the old one, then swapped in."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Self
+
+from service.errors import StartupError, UnusableModel
+from service.loading import load_model
+from service.metrics import Metrics
+from service.models import Key, Models, ServedModel
+from service.repository import ModelFile, Stamp, find_models
+from service.settings import Settings
+from service.workers import Workers
+
+logger = logging.getLogger(__name__)
+
+
+class Reloader:
+    """Loads the models in the background, then watches the repository. Use as an asynchronous context manager.
+
+    Args:
+        settings: which repository, how many versions, how often to look.
+        models: what to keep up to date.
+        workers: the threads that run models on the CPU.
+        metrics: where the models' series are.
+        on_failure: called once if a model cannot be served at the start; the service never gets ready then.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        models: Models,
+        workers: Workers,
+        metrics: Metrics,
+        on_failure: Callable[[StartupError], None],
+    ) -> None:
+        self._settings = settings
+        self._models = models
+        self._workers = workers
+        self._metrics = metrics
+        self._on_failure = on_failure
+        self._one_at_a_time = asyncio.Lock()
+        self._asked = asyncio.Event()
+        self._failed: dict[Key, tuple[Stamp, str]] = {}
+        self._unloading: set[asyncio.Task[None]] = set()
+        self._watching: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._watching = asyncio.create_task(self._load_and_watch(), name="models")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._watching is not None  # entered
+        tasks = [self._watching, *self._unloading]
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        self._models.unready = "the service is shutting down"
+        for model in self._models.served:
+            await model.close()
+
+    def ask(self) -> None:
+        """Look at the repository soon, at files that could not be loaded before too."""
+        self._asked.set()
+
+    async def reload(self, *, retry: bool) -> None:
+        """Look at the repository now, and serve what it holds.
+
+        Args:
+            retry: try files again that could not be loaded and have not changed since.
+        """
+        async with self._one_at_a_time:
+            if retry:
+                self._failed.clear()
+            try:
+                found = await asyncio.to_thread(find_models, self._settings.models)
+            except UnusableModel as error:
+                if self._models.repository_error != str(error):
+                    logger.error("the models stay as they are: %s", error)  # noqa: TRY400 - the message says it all
+                self._models.repository_error = str(error)
+                return
+            self._models.repository_error = None
+            before = {model.key: model for model in self._models.served}
+            served: dict[Key, ServedModel] = {}
+            for name, files in found.items():
+                newest: list[ServedModel] = []
+                for file in files:
+                    model = await self._current(file, before)
+                    if model is not None:
+                        newest.append(model)
+                    if len(newest) == self._settings.keep_versions:
+                        break
+                # Files that cannot be loaded drive nothing out, even if those of the served versions are gone.
+                newest = newest or [model for model in before.values() if model.file.name == name]
+                served |= {model.key: model for model in newest}
+            present = {(file.name, file.version) for files in found.values() for file in files}
+            self._failed = {key: failure for key, failure in self._failed.items() if key in present}
+            self._swap(served)
+
+    async def _current(self, file: ModelFile, before: dict[Key, ServedModel]) -> ServedModel | None:
+        """The file's model, loaded if it is new; if that fails, what was served in its place."""
+        key = file.name, file.version
+        old = before.get(key)
+        if old is not None and old.file.stamp == file.stamp:
+            self._failed.pop(key, None)
+            return old
+        failure = self._failed.get(key)
+        if failure is not None and failure[0] == file.stamp:
+            return old
+        try:
+            model = await self._load(file)
+        except StartupError as error:
+            logger.error("%s version %d is not served: %s", *key, error)  # noqa: TRY400 - the message says it all
+            self._failed[key] = file.stamp, str(error)
+            return old
+        except Exception as error:  # whatever it is, the models that work must go on
+            logger.exception("loading %s failed in a way that nobody foresaw", file.path)
+            self._failed[key] = file.stamp, f"loading {file.path} failed: {error}"
+            return old
+        self._failed.pop(key, None)
+        return model
+
+    async def _load(self, file: ModelFile) -> ServedModel:
+        model = await load_model(file, self._settings, self._workers, self._metrics)
+        if not file.unchanged:
+            await model.close()
+            raise UnusableModel(f"{file.path} changed while it was loaded")
+        return model
+
+    def _swap(self, served: dict[Key, ServedModel]) -> None:
+        retired = self._models.replace(served, {key: message for key, (_, message) in self._failed.items()})
+        for model in retired:
+            task = asyncio.create_task(model.unload(), name=f"unload {model.file.path}")
+            self._unloading.add(task)
+            task.add_done_callback(self._on_unloaded)
+
+    def _on_unloaded(self, task: asyncio.Task[None]) -> None:
+        self._unloading.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.critical("%s failed", task.get_name(), exc_info=error)
+
+    async def _load_and_watch(self) -> None:
+        try:
+            await self.reload(retry=False)
+            self._check_start()
+        except StartupError as error:
+            self._models.unready = str(error)
+            self._on_failure(error)
+            return
+        except Exception as error:  # nothing awaits this task, so whatever it is must be told here
+            logger.critical("loading the models failed", exc_info=error)
+            self._models.unready = f"loading the models failed: {error}"
+            self._on_failure(StartupError(self._models.unready))
+            return
+        self._models.unready = None
+        while True:
+            try:
+                async with asyncio.timeout(self._settings.poll_seconds or None):
+                    await self._asked.wait()
+            except TimeoutError:
+                pass
+            retry = self._asked.is_set()
+            self._asked.clear()
+            try:
+                await self.reload(retry=retry)
+            except Exception:  # whatever it is, the next look may go better
+                logger.exception("looking at the model repository failed")
+
+    def _check_start(self) -> None:
+        """Raise StartupError unless every model that is there can be served in some version."""
+        if self._models.repository_error is not None:
+            raise UnusableModel(self._models.repository_error)
+        names = {model.file.name for model in self._models.served}
+        for (name, _), message in self._models.errors.items():
+            if name not in names:
+                raise UnusableModel(message)
+        default = self._settings.default_model
+        if default is not None and default not in names:
+            raise StartupError(f"--default-model {default} is not in the model repository {self._settings.models}")

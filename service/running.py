@@ -1,0 +1,159 @@
+"""Runs batches on a session: only a culprit fails, and a session that keeps failing is opened anew."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from time import perf_counter
+
+import numpy as np
+
+from service.batching import BatchQueue
+from service.errors import InferenceFailed
+from service.metrics import ModelMetrics
+from service.preprocessing import Pixels
+from service.session import Scores, Session
+from service.work import Item
+
+logger = logging.getLogger(__name__)
+
+FAILURES_IN_A_ROW = 3
+"""So many runs without a single picture answered, and the session is doubted."""
+
+LONGEST_PAUSE_SECONDS = 60
+
+
+class Runner:
+    """One session of a model, and the queue that feeds it.
+
+    Its attributes `running` and `capacity` are for `Workers`, which changes `running` under its own lock.
+
+    Args:
+        queue: where batches come from.
+        session: what runs them.
+        capacity: how many runs the session may have at once.
+        sizes: the only batch sizes to run, ascending, others being padded to the next; None: any.
+        reopen: opens the session anew.
+        name: the model's, for messages.
+        metrics: the model's.
+    """
+
+    def __init__(
+        self,
+        queue: BatchQueue,
+        session: Session,
+        *,
+        capacity: int,
+        sizes: Sequence[int] | None,
+        reopen: Callable[[], Session],
+        name: str,
+        metrics: ModelMetrics,
+    ) -> None:
+        self.queue = queue
+        self.capacity = capacity
+        self.running = 0
+        self.broken = False
+        """Whether the session does not work and is being opened anew."""
+        self._session = session
+        self._sizes = sizes
+        self._reopen = reopen
+        self._name = name
+        self._metrics = metrics
+        self._loop = asyncio.get_running_loop()
+        self._failures = 0
+        self._repair: asyncio.Task[None] | None = None
+
+    @property
+    def provider(self) -> str:
+        """The execution provider in use."""
+        return self._session.provider
+
+    @property
+    def could_run(self) -> bool:
+        """Whether it would take a batch now."""
+        return not self.broken and self.running < self.capacity and len(self.queue) > 0
+
+    def run(self, batch: list[Item]) -> None:
+        """Run a batch and hand every picture its result. Called in a worker thread, returns when it is done."""
+        started = perf_counter()
+        results: Sequence[Scores | InferenceFailed]
+        try:
+            results = self._classify([_pixels(item) for item in batch])
+        except BaseException:
+            logger.critical("running model %s failed in a way that nobody foresaw", self._name, exc_info=True)
+            results = [self._failure()] * len(batch)
+        self._loop.call_soon_threadsafe(self._deliver, batch, results, started, perf_counter())
+
+    async def close(self) -> None:
+        """Stop repairing."""
+        if self._repair is not None:
+            self._repair.cancel()
+            await asyncio.wait([self._repair])
+
+    def _classify(self, pictures: list[Pixels]) -> Sequence[Scores | InferenceFailed]:
+        """Run a batch; one that fails is run again picture by picture, so that only the culprit's answer is lost."""
+        try:
+            scores = self._session.run(self._padded(np.stack(pictures)))
+            return [scores.row(index) for index in range(len(pictures))]
+        except Exception:  # whatever a runtime raises belongs to these pictures, not to the next ones
+            logger.exception("model %s failed on a batch of %d", self._name, len(pictures))
+        if len(pictures) == 1:
+            return [self._failure()]
+        return [result for each in pictures for result in self._classify([each])]
+
+    def _padded(self, pixels: Pixels) -> Pixels:
+        if self._sizes is None:
+            return pixels
+        count = len(pixels)
+        missing = next(size for size in self._sizes if size >= count) - count
+        self._metrics.padding.inc(missing)
+        return np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), pixels.dtype)]) if missing else pixels
+
+    def _failure(self) -> InferenceFailed:
+        return InferenceFailed(f"model {self._name} failed on this picture")
+
+    def _deliver(
+        self, batch: list[Item], results: Sequence[Scores | InferenceFailed], started: float, ended: float
+    ) -> None:
+        self._metrics.batch_size.observe(len(batch))
+        self._metrics.infer_seconds.observe(ended - started)
+        for item, result in zip(batch, results, strict=True):
+            self._metrics.queue_seconds.observe(started - item.ready_at)
+            item.work.settle(item, result)
+        failed = all(isinstance(result, InferenceFailed) for result in results)
+        self._failures = self._failures + 1 if failed else 0
+        if self._failures >= FAILURES_IN_A_ROW and (self._repair is None or self._repair.done()):
+            self._repair = asyncio.create_task(self._probe_and_repair(), name=f"repair {self._name}")
+            self._repair.add_done_callback(self._on_repair_done)
+
+    async def _probe_and_repair(self) -> None:
+        try:
+            await asyncio.to_thread(self._session.probe)
+        except Exception as error:  # onnxruntime's exceptions have no common base class
+            logger.error("model %s fails on a blank picture too and is opened anew: %s", self._name, error)  # noqa: TRY400 - the runs' tracebacks are logged
+        else:
+            logger.warning("model %s classifies a blank picture: the pictures were at fault", self._name)
+            self._failures = 0
+            return
+        self.broken = True
+        pause = 1
+        while self.broken:
+            try:
+                session = await asyncio.to_thread(self._reopen)
+                await asyncio.to_thread(session.probe)
+            except Exception:  # whatever it is, the next try may go better
+                logger.exception("model %s cannot be opened anew; next try in %d s", self._name, pause)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            else:
+                self._session, self._failures, self.broken = session, 0, False
+        logger.warning("model %s works again", self._name)
+        self.queue.wake()
+
+    def _on_repair_done(self, repair: asyncio.Task[None]) -> None:
+        if not repair.cancelled() and (error := repair.exception()) is not None:
+            logger.critical("the repair of model %s died", self._name, exc_info=error)
+
+
+def _pixels(item: Item) -> Pixels:
+    assert item.pixels is not None  # decoded before it was queued
+    return item.pixels

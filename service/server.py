@@ -1,0 +1,111 @@
+"""The HTTP server of one process: listens, drains on SIGTERM, reloads the models on SIGHUP."""
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+import threading
+from multiprocessing import parent_process
+from time import monotonic
+from types import FrameType
+
+import uvicorn
+
+from service.app import Service
+from service.errors import StartupError
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+KEEP_ALIVE_SECONDS = 75
+"""Longer than load balancers keep their idle connections, so that they close them and not this side."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn, with an end that loses no request.
+
+    The first SIGTERM makes `/readyz` answer 503 and asks clients to close their connections; requests are still
+    taken. After `drain_seconds` listening ends, running requests are answered, `serve` returns. SIGINT skips the
+    waiting. A second signal of either kind ends the process at once.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.failures: list[StartupError] = []
+        self._settings = settings
+        self._app = Service(settings, self._on_failure)
+        self._stop_at: float | None = None
+        super().__init__(
+            uvicorn.Config(
+                self._app,
+                host=settings.host,
+                port=settings.port,
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,  # nothing here asks who the client is
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=settings.shutdown_seconds,
+            )
+        )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        loop = asyncio.get_running_loop()
+        if threading.current_thread() is threading.main_thread():  # as signals can be caught nowhere else
+            loop.add_signal_handler(signal.SIGHUP, self._app.reloader.ask)
+        supervisor = parent_process()
+        if supervisor is not None:
+            loop.add_reader(supervisor.sentinel, self._on_orphaned, supervisor.sentinel)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._stop_at is not None:
+            logger.warning("a second signal: ending at once")
+            signal.signal(sig, signal.SIG_DFL)
+            signal.raise_signal(sig)
+        self._drain(0 if sig == signal.SIGINT else self._settings.drain_seconds)
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or (self._stop_at is not None and monotonic() >= self._stop_at)
+
+    def _drain(self, seconds: float) -> None:
+        logger.info("ending in %g seconds", seconds)
+        self._stop_at = monotonic() + seconds
+        self._app.models.draining = True
+        # A connection that the client closes after its answer can lose no request when this side stops listening.
+        close = (b"connection", b"close")
+        self.config.encoded_headers = [*self.config.encoded_headers, close]
+        self.server_state.default_headers = [*self.server_state.default_headers, close]
+
+    def _on_failure(self, error: StartupError) -> None:
+        self.failures.append(error)
+        self.should_exit = True
+
+    def _on_orphaned(self, sentinel: int) -> None:
+        asyncio.get_running_loop().remove_reader(sentinel)
+        logger.error("the supervisor has died")
+        self._drain(self._settings.drain_seconds)
+
+
+def serve(settings: Settings, listener: socket.socket | None = None) -> int:
+    """Serve until a signal says to stop.
+
+    Args:
+        settings: see `Settings`.
+        listener: a socket to listen on; else one is opened as the settings say.
+
+    Returns:
+        The exit status: 0 after a clean stop, 1 if the service could not start.
+    """
+    server = Server(settings)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
+    try:
+        server.run(sockets=[listener] if listener else None)
+    except SystemExit:  # how uvicorn ends when it cannot listen, after logging why
+        return 1
+    finally:
+        # The work is done: a late signal must not make a clean end look like a killed process.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+    for failure in server.failures:
+        print(f"strip-mlp-serve: {failure}", file=sys.stderr)
+    return 1 if server.failures else 0

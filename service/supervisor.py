@@ -1,0 +1,113 @@
+"""Several processes on one port: starts them, restarts those that die, hands signals on."""
+
+import logging
+import os
+import signal
+import socket
+import time
+from multiprocessing import connection, get_context
+from multiprocessing.process import BaseProcess
+from types import FrameType
+
+from service.server import serve
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+SPAWN = get_context("spawn")  # as threads do not survive a fork
+
+LOOK_SECONDS = 0.5
+"""How often signals are looked at while no worker ends."""
+
+RESTART_PAUSE_SECONDS = 1
+"""Shortest life of a worker that is restarted without a pause."""
+
+
+def start_logging(settings: Settings) -> None:
+    """Log to standard error."""
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+class Supervisor:
+    """Runs `settings.workers` processes until a signal says to stop.
+
+    SIGTERM, SIGINT and SIGHUP go on to every worker, which does with them what a single process does; a second SIGTERM
+    or SIGINT ends all at once. A worker that dies is replaced; one that cannot start ends all.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._workers: dict[int, BaseProcess] = {}
+        self._started: dict[int, float] = {}
+        self._signals: list[int] = []
+        self._stopping = False
+
+    def run(self) -> int:
+        """Returns the exit status: 0 after a clean stop, 1 if a worker could not start or the port is taken."""
+        try:
+            listener = socket.create_server(
+                (self._settings.host, self._settings.port),
+                family=socket.AF_INET6 if ":" in self._settings.host else socket.AF_INET,
+                backlog=2048,
+            )
+        except OSError as error:
+            logger.error("cannot listen on %s port %d: %s", self._settings.host, self._settings.port, error)  # noqa: TRY400 - the message says it all
+            return 1
+        logger.info("supervisor %d listens on %s port %d", os.getpid(), *listener.getsockname()[:2])
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._note)
+        status = 0
+        with listener:
+            for _ in range(self._settings.workers):
+                self._start(listener)
+            while self._workers:
+                ended = connection.wait([worker.sentinel for worker in self._workers.values()], LOOK_SECONDS)
+                self._hand_signals_on()
+                for worker in [each for each in self._workers.values() if each.sentinel in ended]:
+                    status = max(status, self._on_end(worker, listener))
+        return status
+
+    def _start(self, listener: socket.socket) -> None:
+        worker = SPAWN.Process(target=_work, args=(self._settings, listener), name="strip-mlp-worker")
+        worker.start()
+        assert worker.pid is not None  # started
+        self._workers[worker.pid] = worker
+        self._started[worker.pid] = time.monotonic()
+
+    def _on_end(self, worker: BaseProcess, listener: socket.socket) -> int:
+        assert worker.pid is not None  # started
+        worker.join()
+        del self._workers[worker.pid]
+        lived = time.monotonic() - self._started.pop(worker.pid)
+        if self._stopping:
+            return 0
+        if worker.exitcode == 1:
+            logger.error("worker %d could not start; ending the others", worker.pid)
+            self._send(signal.SIGTERM)
+            self._stopping = True
+            return 1
+        logger.error("worker %d died with exit code %s and is replaced", worker.pid, worker.exitcode)
+        if lived < RESTART_PAUSE_SECONDS:
+            time.sleep(RESTART_PAUSE_SECONDS)
+        self._start(listener)
+        return 0
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self._signals.append(number)
+
+    def _hand_signals_on(self) -> None:
+        while self._signals:
+            number = self._signals.pop(0)
+            self._stopping = self._stopping or number != signal.SIGHUP
+            self._send(number)
+
+    def _send(self, number: int) -> None:
+        for pid in self._workers:
+            os.kill(pid, number)
+
+
+def _work(settings: Settings, listener: socket.socket) -> None:
+    # In a group of its own: a terminal's Ctrl-C reaches the supervisor alone, which hands it on, once.
+    os.setpgrp()
+    start_logging(settings)
+    raise SystemExit(serve(settings, listener))

@@ -1,0 +1,74 @@
+"""How long a model takes by batch size, measured when it is loaded, and the batch limit that follows."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from statistics import median
+from time import perf_counter
+
+from pydantic import BaseModel, Field
+
+from service.session import Session
+
+RUNS = 3
+"""Fewest measured runs of a size, after one that warms it up."""
+
+SECONDS = 0.1
+"""Short runs are repeated for this long."""
+
+NEAR_THE_BEST = 0.97
+"""The share of the best throughput that is good enough for the sake of smaller batches."""
+
+
+class BatchTime(BaseModel):
+    """What one batch size costs, with as many runs at once as the model has instances."""
+
+    batch: int
+    seconds: float = Field(description="of one run")
+    pictures_per_second: float = Field(description="of all instances together")
+
+
+def batch_sizes(largest: int) -> Iterator[int]:
+    """1, 2, 4, 8 … and `largest`."""
+    size = 1
+    while size < largest:
+        yield size
+        size *= 2
+    yield largest
+
+
+def measure_curve(session: Session, *, instances: int, largest: int, budget: float | None) -> list[BatchTime]:
+    """Run each batch size up to `largest` on blank pictures, which warms them up.
+
+    Sizes beyond the first that takes longer than `budget` seconds are left out. Raises what onnxruntime raises.
+    """
+    curve: list[BatchTime] = []
+    with ThreadPoolExecutor(instances, thread_name_prefix="tune") as pool:
+        for batch in batch_sizes(largest):
+            times = [
+                seconds for runs in pool.map(_time, [session] * instances, [batch] * instances) for seconds in runs
+            ]
+            seconds = median(times)
+            curve.append(BatchTime(batch=batch, seconds=seconds, pictures_per_second=instances * batch / seconds))
+            if budget is not None and seconds > budget:
+                break
+    return curve
+
+
+def _time(session: Session, batch: int) -> list[float]:
+    session.probe(batch)
+    times: list[float] = []
+    while len(times) < RUNS or sum(times) < SECONDS:
+        started = perf_counter()
+        session.probe(batch)
+        times.append(perf_counter() - started)
+    return times
+
+
+def best_limit(curve: Sequence[BatchTime], budget: float) -> int:
+    """The smallest size within 3 % of the best throughput among those that take at most `budget` seconds.
+
+    If none is as fast as that, the smallest there is.
+    """
+    allowed = [each for each in curve if each.seconds <= budget] or curve[:1]
+    best = max(each.pictures_per_second for each in allowed)
+    return next(each.batch for each in allowed if each.pictures_per_second >= NEAR_THE_BEST * best)

@@ -1,0 +1,71 @@
+"""A request's pictures on their way through a model, until each has a result or the request ends early."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from service.admission import Admission
+from service.errors import ServiceError
+from service.preprocessing import Pixels
+from service.session import Scores
+
+Result = Scores | ServiceError
+
+
+@dataclass(eq=False, slots=True)
+class Item:
+    """One picture of a request."""
+
+    work: "Work"
+    index: int
+    data: bytes
+    pixels: Pixels | None = None
+    ready_at: float = 0
+    """When it was decoded, on the clock of `time.perf_counter`."""
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Whose turn it is: requests as they came, and within one of them its pictures as they were sent."""
+        return self.work.order, self.index
+
+
+class Work:
+    """The pictures of one request. Belongs to the event loop; threads only read `abandoned`.
+
+    Args:
+        order: the request's number; lower ones came earlier.
+        pictures: encoded.
+        admission: what let them in; it is told of each that leaves.
+    """
+
+    def __init__(self, order: int, pictures: Sequence[bytes], admission: Admission) -> None:
+        self.order = order
+        self.items = [Item(self, index, data) for index, data in enumerate(pictures)]
+        self.abandoned = False
+        self._admission = admission
+        self._results: list[Result | None] = [None] * len(pictures)
+        self._missing = len(pictures)
+        self._done: asyncio.Future[list[Result]] = asyncio.get_running_loop().create_future()
+
+    async def results(self) -> list[Result]:
+        """What became of each picture, in request order, once all are settled. Raises what `abandon` was given."""
+        return await self._done
+
+    def settle(self, item: Item, result: Result) -> None:
+        """One picture is through."""
+        if self.abandoned:
+            return
+        self._results[item.index] = result
+        self._missing -= 1
+        self._admission.finished()
+        if self._missing == 0:
+            self._done.set_result([each for each in self._results if each is not None])
+
+    def abandon(self, error: ServiceError) -> None:
+        """Nobody needs the results any more: what has not reached the session never does. Later calls do nothing."""
+        if self.abandoned or self._missing == 0:
+            return
+        self.abandoned = True
+        self._admission.dropped(self._missing)
+        if not self._done.done():
+            self._done.set_exception(error)

@@ -1,0 +1,83 @@
+"""Which files are served, and how they are measured first."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service import reloading
+from service.errors import UnusableModel
+from service.session import Session
+from tests.service import colours
+from tests.service.live import classify, failed_start, live_service
+from tests.service.pictures import png
+
+
+def save_bounded(models: Path, largest_batch: int) -> None:
+    """A model that refuses larger batches."""
+    colours.save(models / "colours/1/model.onnx", colours.artifact().model_dump_json(), largest_batch=largest_batch)
+
+
+@pytest.mark.parametrize("parity", [None, colours.parity(passed=False)])
+def test_a_model_without_passed_parity_fails_the_start(colour_models: Path, parity: Any) -> None:
+    """Though another model could be served."""
+    colours.save_served(colour_models, "unproven", 1, parity=parity)
+
+    failure = failed_start(colour_models, max_batch=1)
+
+    assert isinstance(failure, UnusableModel)
+    assert "parity" in str(failure)
+    assert "unproven/1/model.onnx" in str(failure)
+
+
+def test_a_model_that_cannot_run_the_largest_batch_fails_the_start(tmp_path: Path) -> None:
+    save_bounded(tmp_path, 3)
+
+    with live_service(tmp_path, max_batch=3) as client:
+        assert classify(client, png("red")).status_code == 200
+    failure = failed_start(tmp_path, max_batch=4)
+    assert "colours/1/model.onnx failed to run batches of blank pictures" in str(failure)
+
+
+def test_whatever_goes_wrong_in_loading_fails_the_start(
+    colour_models: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(*_: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(reloading, "load_model", fail)
+
+    assert str(failed_start(colour_models)) == f"loading {colour_models}/colours/1/model.onnx failed: no room"
+    assert "MemoryError" in caplog.text
+
+
+def test_a_file_that_changes_while_it_is_loaded_is_not_served(
+    colour_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Session.open
+
+    def open_and_change(path: Path, **options: Any) -> Session:
+        session = opened(path, **options)
+        colours.save_served(colour_models)
+        return session
+
+    monkeypatch.setattr(Session, "open", open_and_change)
+
+    assert str(failed_start(colour_models, max_batch=1)).endswith("model.onnx changed while it was loaded")
+
+
+def test_every_batch_size_is_measured_and_shown(colour_models: Path) -> None:
+    with live_service(colour_models, max_batch=5) as client:
+        (model,) = client.get("/models").json()["models"]
+
+    assert [each["batch"] for each in model["batch_curve"]] == [1, 2, 4, 5]
+    assert all(each["seconds"] > 0 and each["pictures_per_second"] > 0 for each in model["batch_curve"])
+    assert model["batch_limit"] in (1, 2, 4, 5)
+
+
+def test_a_batch_limit_that_is_set_is_the_last_size_that_is_measured(colour_models: Path) -> None:
+    with live_service(colour_models, batch_limit=3, max_batch=16) as client:
+        (model,) = client.get("/models").json()["models"]
+
+    assert model["batch_limit"] == 3
+    assert [each["batch"] for each in model["batch_curve"]] == [1, 2, 3]

@@ -1,0 +1,146 @@
+"""Several processes on one port."""
+
+import os
+import re
+import signal
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.service import colours
+from tests.service.live import PATIENCE, await_true
+from tests.service.pictures import png
+from tests.service.processes import Process, children, running, started
+
+
+def workers_of(process: Process) -> set[int]:
+    """The processes that serve; Python has a helper of its own beside them."""
+    return {pid for pid in children(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+
+
+def ask(client: httpx.Client) -> int:
+    """The version that answers on a connection of its own."""
+    response = httpx.post(client.base_url.join("/classify"), content=png("red"), timeout=PATIENCE)
+    assert response.status_code == 200
+    version = response.json()["model"]["version"]
+    assert isinstance(version, int)
+    return version
+
+
+def settings(models: Path, drain_seconds: str = "0") -> list[str]:
+    return ["--models", str(models), "--max-batch", "1", "--drain-seconds", drain_seconds]
+
+
+def test_workers_answer_reload_and_end_cleanly(colour_models: Path) -> None:
+    with running(*settings(colour_models), workers=2) as (process, client):
+        workers = workers_of(process)
+        assert len(workers) == 2
+        assert [ask(client) for _ in range(10)] == [1] * 10
+
+        colours.save_served(colour_models, version=2)
+        process.signal(signal.SIGHUP)
+        for _ in workers:
+            process.await_line("unloaded colours version 1")
+        assert [ask(client) for _ in range(10)] == [2] * 10
+
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0
+        assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    assert "Traceback" not in process.messages
+
+
+def test_a_worker_that_is_killed_is_replaced(colour_models: Path) -> None:
+    with running(*settings(colour_models), workers=2) as (process, client):
+        client.close()
+        killed, other = workers_of(process)
+        os.kill(killed, signal.SIGKILL)
+
+        process.await_line(f"worker {killed} died with exit code -9 and is replaced")
+        new = int(process.await_line(r"Started server process \[(\d+)\]")[1])
+        process.await_line("Application startup complete")
+
+        assert workers_of(process) == {new, other}
+        os.kill(other, signal.SIGSTOP)  # so that the new one has to answer
+        try:
+            ready = client.base_url.join("/readyz")
+            await_true(lambda: httpx.get(ready, timeout=PATIENCE).status_code == 200)
+            assert ask(client) == 1
+        finally:
+            os.kill(other, signal.SIGCONT)
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0
+
+
+@pytest.mark.xfail(reason="a worker listens from its start on", strict=False)
+def test_a_replacement_takes_no_request_before_its_models_are_loaded(colour_models: Path) -> None:
+    for number in range(10):
+        colours.save_served(colour_models, f"more{number}")
+    loaded = "more9 version 1 on"
+    with running(*settings(colour_models), "--default-model", "colours", workers=2) as (process, client):
+        client.close()
+        await_true(lambda: process.messages.count(loaded) == 2)
+        killed, _ = workers_of(process)
+        os.kill(killed, signal.SIGKILL)
+
+        process.await_line(f"worker {killed} died")
+        while process.messages.count(loaded) == 2:
+            assert ask(client) == 1
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_supervisor(tmp_path: Path) -> None:
+    colours.save(tmp_path / "unknown/1/model.onnx")
+
+    with started(*settings(tmp_path), "--port", "0", "--workers", "2") as process:
+        assert process.wait() == 1
+
+    assert re.search("^strip-mlp-serve: .*has no 'strip_mlp_artifact' metadata", process.messages, re.MULTILINE)
+    assert "could not start; ending the others" in process.messages
+    assert "Traceback" not in process.messages
+
+
+def test_a_port_in_use_ends_the_supervisor(colour_models: Path) -> None:
+    with running(*settings(colour_models)) as (_, client):
+        port = str(client.base_url.port)
+        with started(*settings(colour_models), "--port", port, "--workers", "2") as process:
+            assert process.wait() == 1
+
+    assert f"cannot listen on 127.0.0.1 port {port}" in process.messages
+    assert "Traceback" not in process.messages
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_all_at_once(colour_models: Path, second: signal.Signals) -> None:
+    with running(*settings(colour_models, "600"), workers=2) as (process, client):
+        workers = workers_of(process)
+        process.signal(signal.SIGTERM)
+        for _ in workers:
+            process.await_line("ending in 600 seconds")
+        assert client.get("/readyz").status_code == 503
+
+        process.signal(second)
+        process.wait()
+        assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    assert process.messages.count("a second signal: ending at once") == 2
+
+
+def test_workers_end_when_their_supervisor_was_killed(colour_models: Path) -> None:
+    with running(*settings(colour_models), workers=2) as (process, client):
+        workers = workers_of(process)
+        client.close()
+        process.signal(signal.SIGKILL)
+        try:
+            for _ in workers:
+                process.await_line("the supervisor has died")
+            await_true(lambda: not any(is_alive(pid) for pid in workers))
+        finally:
+            for pid in filter(is_alive, workers):
+                os.kill(pid, signal.SIGKILL)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether it runs; nobody may have collected its status."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
