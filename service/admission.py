@@ -41,6 +41,11 @@ class ServiceRate:
             self.per_second += SMOOTHING * (measured - self.per_second)
             self._since, self._pictures = now, 0
 
+    def dropped(self, in_work: int) -> None:
+        """Some were dropped; `in_work` are left behind."""
+        if in_work <= self._busy:
+            self._since = None
+
 
 class Admission:
     """A model's bound on pictures in work, and its forecast of how long they take. Belongs to the event loop.
@@ -91,6 +96,7 @@ class Admission:
     def dropped(self, pictures: int) -> None:
         """Nobody needs their results any more."""
         self.in_work -= pictures
+        self._rate.dropped(self.in_work)
 
     def seconds_until(self, in_work: int) -> int:
         """Whole seconds, at least one, until no more than that many pictures are in work (RFC 9110, section 10.2.3)."""

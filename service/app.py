@@ -39,7 +39,7 @@ class Service:
         described = FastAPI(
             title="Strip-MLP serving",
             description="Classifies pictures with exported Strip-MLP models.",
-            lifespan=partial(_lifespan, self.reloader, workers),
+            lifespan=partial(_lifespan, self.reloader, workers, settings),
         )
         described.include_router(build_router(settings, self.models, self.reloader, endpoint, metrics))
         install_problem_handlers(described)
@@ -50,9 +50,12 @@ class Service:
 
 
 @asynccontextmanager
-async def _lifespan(reloader: Reloader, workers: Workers, _: FastAPI) -> AsyncIterator[None]:
+async def _lifespan(reloader: Reloader, workers: Workers, settings: Settings, _: FastAPI) -> AsyncIterator[None]:
     try:
         async with reloader:
+            if settings.workers > 1:
+                # Listening starts after this, and until then the requests of the shared port are the others'.
+                await reloader.started.wait()
             yield
     finally:
         await asyncio.to_thread(workers.close)

@@ -98,7 +98,9 @@ async def read_pictures(request: Request, settings: Settings, deadline: Deadline
                 )
     except TimeoutError as error:
         if deadline.seconds_left <= 0:
-            raise deadline.exceeded() from error
+            exceeded = deadline.exceeded()
+            exceeded.body_unread = True
+            raise exceeded from error
         raise BodyTooSlow(f"the body did not arrive within {settings.max_body_seconds} seconds") from error
     if not pictures:
         raise BadRequest("the request holds no picture")

@@ -11,6 +11,9 @@ from service.settings import Settings
 
 HEADER = "X-Request-Timeout-Ms"
 
+MOST_DIGITS = 18
+"""More than any cap has; Python refuses to read thousands of them."""
+
 
 @dataclass(frozen=True)
 class Deadline:
@@ -31,8 +34,8 @@ class Deadline:
         asked = headers.get(HEADER)
         if asked is None:
             milliseconds = settings.timeout_ms
-        elif asked.isascii() and asked.isdigit() and int(asked[:9]) > 0:
-            milliseconds = min(int(asked[:9]), settings.max_timeout_ms)
+        elif asked.isascii() and asked.isdigit() and asked.strip("0"):
+            milliseconds = min(int(asked.lstrip("0")[:MOST_DIGITS]), settings.max_timeout_ms)
         else:
             raise BadRequest(f"{HEADER} is '{asked}', but has to be a whole number of milliseconds, from 1")
         return cls(asyncio.get_running_loop().time() + milliseconds / 1000, milliseconds)

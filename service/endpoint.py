@@ -148,5 +148,8 @@ class ClassifyEndpoint:
         except CancelledError:
             model.metrics.count("cancelled")
             raise
+        except Exception:
+            model.metrics.count("failed")
+            raise
         model.metrics.read_seconds.observe(perf_counter() - started)
         return pictures

@@ -34,6 +34,8 @@ class ServiceError(Exception):
     status: ClassVar[int] = HTTPStatus.INTERNAL_SERVER_ERROR
     code: ClassVar[str] = "internal_error"
     outcome: ClassVar[Outcome] = "failed"
+    body_unread = False
+    """Whether the request's body was still arriving, too slowly to wait for its end."""
 
 
 class BadPicture(ServiceError):
@@ -90,6 +92,7 @@ class BodyTooSlow(ServiceError):
 
     status = HTTPStatus.REQUEST_TIMEOUT
     code = "body_too_slow"
+    body_unread = True
     outcome = "invalid"
 
 

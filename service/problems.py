@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from service.answers import Problem
-from service.errors import BadRequest, BodyTooSlow, ClientGone, Overloaded, ServiceError, Unauthorized
+from service.errors import BadRequest, ClientGone, Overloaded, ServiceError, Unauthorized
 
 PROBLEM_JSON = "application/problem+json"
 
@@ -31,7 +31,7 @@ def problem_response(error: ServiceError) -> Response:
         headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"  # RFC 9110, section 11.6.1
-    if isinstance(error, BodyTooSlow):
+    if error.body_unread:
         headers["Connection"] = "close"  # the rest of the body would be waited for
     return _problem(error.status, str(error), error.code, headers)
 

@@ -42,6 +42,8 @@ class Reloader:
         self._on_failure = on_failure
         self._one_at_a_time = asyncio.Lock()
         self._asked = asyncio.Event()
+        self.started = asyncio.Event()
+        """Whether the first look is over: every model is loaded, or the start has failed."""
         self._failed: dict[Key, tuple[Stamp, str]] = {}
         self._unloading: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
@@ -153,7 +155,10 @@ class Reloader:
             self._models.unready = f"loading the models failed: {error}"
             self._on_failure(StartupError(self._models.unready))
             return
-        self._models.unready = None
+        else:
+            self._models.unready = None
+        finally:
+            self.started.set()
         while True:
             try:
                 async with asyncio.timeout(self._settings.poll_seconds or None):

@@ -19,7 +19,7 @@ from service.preprocessing import Pixels
 
 logger = logging.getLogger(__name__)
 
-DEVICE_PATTERN = r"auto|cpu|cuda(:\d+)?(,cuda:\d+)*"
+DEVICE_PATTERN = r"^(auto|cpu|cuda|cuda:\d+(,cuda:\d+)*)$"
 """One device, or several CUDA devices by number."""
 
 CPU = "CPUExecutionProvider"

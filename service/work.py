@@ -58,7 +58,7 @@ class Work:
         self._results[item.index] = result
         self._missing -= 1
         self._admission.finished()
-        if self._missing == 0:
+        if self._missing == 0 and not self._done.done():  # the request may have been cancelled in this very turn
             self._done.set_result([each for each in self._results if each is not None])
 
     def abandon(self, error: ServiceError) -> None:

@@ -98,6 +98,7 @@ class Workers:
             except BaseException:  # a thread that died of one job would be missing for all others
                 logger.critical("a worker's job failed in a way that nobody foresaw", exc_info=True)
             del self._busy_since[me]
+            job = None  # lets go of its pictures while the thread waits
 
     def _next(self) -> Callable[[], None] | None:
         if self._closed:
@@ -107,7 +108,7 @@ class Workers:
         due = [runner for runner in able if runner.queue.is_due(now)]
         if not due and self._to_decode:
             return self._to_decode.popleft()
-        for runner in sorted(due or able, key=lambda runner: runner.queue.oldest):
+        for runner in sorted(able, key=lambda runner: (runner not in due, runner.queue.oldest)):
             batch = runner.queue.take(1 + min(self._idle, runner.capacity - runner.running - 1))
             if batch:
                 runner.running += 1

@@ -171,10 +171,6 @@ def test_an_idle_time_between_busy_spells_counts_for_neither() -> None:
     assert clocked.rate.per_second == pytest.approx(8, rel=0.01)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Admission.dropped does not tell the ServiceRate, whose busy spell goes on while there is nothing to do",
-)
 def test_a_spell_ends_when_what_was_left_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(admission_module, "perf_counter", lambda: now)

@@ -72,7 +72,6 @@ def test_a_worker_that_is_killed_is_replaced(colour_models: Path) -> None:
         assert process.wait() == 0
 
 
-@pytest.mark.xfail(reason="a worker listens from its start on", strict=False)
 def test_a_replacement_takes_no_request_before_its_models_are_loaded(colour_models: Path) -> None:
     for number in range(10):
         colours.save_served(colour_models, f"more{number}")

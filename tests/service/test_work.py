@@ -110,11 +110,6 @@ def test_a_request_that_was_answered_cannot_be_abandoned() -> None:
     asyncio.run(scenario())
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=asyncio.InvalidStateError,
-    reason="Work.settle sets the result of a future that the request's cancellation has cancelled already",
-)
 def test_the_last_result_may_come_in_the_very_turn_in_which_the_request_is_cancelled() -> None:
     """Cancelling a task cancels its future at once, but the task hears of it only in the event loop's next turn."""
 

@@ -376,10 +376,6 @@ def test_when_all_that_wait_are_abandoned_nothing_runs() -> None:
     assert noted.batches == []
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Workers._next looks at the due runners alone: if all of theirs was abandoned, the thread goes to sleep",
-)
 def test_an_abandoned_batch_that_is_due_does_not_keep_another_model_waiting() -> None:
     noted = Noted()
 
