@@ -32,7 +32,7 @@ class Service:
 
     def __init__(self, settings: Settings, on_failure: Callable[[StartupError], None]) -> None:
         metrics = Metrics()
-        workers = Workers(settings.decode_threads or settings.cores, "work")
+        workers = Workers(settings.decode_threads or settings.cores + 1, "work")
         self.models = Models(settings, metrics, workers)
         self.reloader = Reloader(settings, self.models, workers, metrics, on_failure)
         endpoint = ClassifyEndpoint(settings, self.models, Classifier(settings, workers))

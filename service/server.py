@@ -21,6 +21,10 @@ logger = logging.getLogger(__name__)
 KEEP_ALIVE_SECONDS = 75
 """Longer than load balancers keep their idle connections, so that they close them and not this side."""
 
+SWITCH_SECONDS = 0.0005
+"""How long a thread holds Python's lock while others ask for it. With Python's 5 ms, decoding waits for the event loop
+to work off whole bursts of requests: 4 to 14 % less throughput, measured with small pictures on two cores."""
+
 
 class Server(uvicorn.Server):
     """uvicorn, with an end that loses no request.
@@ -96,6 +100,7 @@ def serve(settings: Settings, listener: socket.socket | None = None) -> int:
     Returns:
         The exit status: 0 after a clean stop, 1 if the service could not start.
     """
+    sys.setswitchinterval(SWITCH_SECONDS)
     server = Server(settings)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     try:

@@ -54,7 +54,9 @@ class Settings(BaseSettings):
     )
     threads: PositiveInt = Field(1, description="CPU threads of one run")
     decode_threads: PositiveInt | None = Field(
-        None, description="threads that decode pictures, and on the CPU run models; default: usable cores"
+        None,
+        description="threads that decode pictures, and on the CPU run models; default: usable cores + 1, as a thread "
+        "spends a part of its time waiting for Python's lock",
     )
     max_batch: PositiveInt = Field(32, description="largest batch that is tried when a model is loaded")
     batch_limit: PositiveInt | None = Field(

@@ -22,7 +22,7 @@ def test_configuration_table_has_every_setting_with_its_default(name: str) -> No
         "default_model": "none",
         "admin_token": "none",
         "instances": "cores / threads",
-        "decode_threads": "cores",
+        "decode_threads": "cores + 1",
         "batch_limit": "as timed",
     }
     assert row[1] == shown.get(name, f"`{default}`")
