@@ -1,6 +1,7 @@
 # make serve   serve the bundled model on port 8000
 # make test    lint, types and every test
 # make bench   the service beside other servers, about 20 minutes; ARGS="--help" shows how to have less
+# make storm   the service under three times the load that it can answer, a minute
 
 PYTHON ?= python3
 VENV := .venv
@@ -16,7 +17,7 @@ BENCH := .bench
 BENCH_PYTHON ?= $(shell python3.12 -c '' 2>/dev/null && echo python3.12 || echo $(PYTHON))
 export BENCH_PYTHON
 
-.PHONY: serve test lint bench clean only-one-runtime
+.PHONY: serve test lint bench storm clean only-one-runtime
 
 serve: $(VENV)/.serve-$(RUNTIME)
 	$(BIN)/strip-mlp-serve
@@ -34,6 +35,9 @@ lint: $(VENV)/.test-$(RUNTIME)
 
 bench: $(BENCH)/ours/.ready
 	$(BENCH)/ours/bin/python -m benchmarks $(ARGS)
+
+storm: $(BENCH)/ours/.ready
+	$(BENCH)/ours/bin/python -m benchmarks.storm $(ARGS)
 
 $(BENCH)/ours/.ready: pyproject.toml constraints.txt benchmarks/requirements/ours.txt
 	$(BENCH_PYTHON) -m venv $(BENCH)/ours
