@@ -121,6 +121,8 @@ def _measured(
         )
     except Exception as error:  # onnxruntime's exceptions have no common base class
         raise UnusableModel(f"{file.path} failed to run batches of blank pictures: {error}") from error
+    if session.provider == CPU:
+        session.release_memory()
     return _Opened(device, session, instances, curve, limit or best_limit(curve, budget))
 
 

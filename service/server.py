@@ -14,6 +14,7 @@ import uvicorn
 
 from service.app import Service
 from service.errors import StartupError
+from service.memory import keep_heap_small
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -100,6 +101,7 @@ def serve(settings: Settings, listener: socket.socket | None = None) -> int:
     Returns:
         The exit status: 0 after a clean stop, 1 if the service could not start.
     """
+    keep_heap_small()
     sys.setswitchinterval(SWITCH_SECONDS)
     server = Server(settings)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload

@@ -31,10 +31,11 @@ class Workers:
 
     def __init__(self, threads: int, name: str) -> None:
         self.threads = threads
-        self._condition = threading.Condition()
+        self._lock = threading.Lock()
         self._to_decode: deque[Decode] = deque()
         self._runners: list[Runner] = []
-        self._idle = 0
+        self._idle: list[threading.Semaphore] = []
+        """Of each thread that sleeps, what wakes it; the last to fall asleep is woken first, as its caches are warm."""
         self._closed = False
         self._busy_since: dict[int, float] = {}
         self._threads = [
@@ -46,20 +47,20 @@ class Workers:
 
     def decode(self, jobs: Iterable[Decode]) -> None:
         """Do these, first come, first served. A job must not raise."""
-        with self._condition:
+        with self._lock:
             before = len(self._to_decode)
             self._to_decode.extend(jobs)
-            self._condition.notify(len(self._to_decode) - before)
+            self._wake_up(len(self._to_decode) - before)
 
     def attach(self, runner: Runner) -> None:
         """Take batches from the runner's queue."""
-        with self._condition:
+        with self._lock:
             self._runners.append(runner)
         runner.queue.listen(self._wake)
 
     def detach(self, runner: Runner) -> None:
         """Take no more of them."""
-        with self._condition:
+        with self._lock:
             self._runners.remove(runner)
 
     @property
@@ -70,29 +71,37 @@ class Workers:
 
     def close(self) -> None:
         """End the threads once they are through with what they are doing. What is queued is left undone."""
-        with self._condition:
+        with self._lock:
             self._closed = True
-            self._condition.notify_all()
+            self._wake_up(self.threads)
         for thread in self._threads:
             thread.join(JOIN_SECONDS)
 
     def _wake(self) -> None:
         # A thread of our own looks for more work by itself when it is done with the present one.
         if threading.get_ident() not in self._own:
-            with self._condition:
-                self._condition.notify()
+            with self._lock:
+                self._wake_up(1)
+
+    def _wake_up(self, threads: int) -> None:
+        for _ in range(min(threads, len(self._idle))):
+            self._idle.pop().release()
 
     def _work(self) -> None:
         me = threading.get_ident()
+        woken = threading.Semaphore(0)
         while True:
-            with self._condition:
-                while (job := self._next()) is None:
-                    if self._closed:
-                        return
-                    self._idle += 1
-                    self._condition.wait()
-                    self._idle -= 1
-                self._busy_since[me] = perf_counter()
+            with self._lock:
+                if self._closed:
+                    return
+                job = self._next()
+                if job is None:
+                    self._idle.append(woken)
+                else:
+                    self._busy_since[me] = perf_counter()
+            if job is None:
+                woken.acquire()
+                continue
             try:
                 job()
             except BaseException:  # a thread that died of one job would be missing for all others
@@ -101,19 +110,17 @@ class Workers:
             job = None  # lets go of its pictures while the thread waits
 
     def _next(self) -> Callable[[], None] | None:
-        if self._closed:
-            return None
         able = [runner for runner in self._runners if runner.could_run]
         now = perf_counter()
         due = [runner for runner in able if runner.queue.is_due(now)]
         if not due and self._to_decode:
             return self._to_decode.popleft()
         for runner in sorted(able, key=lambda runner: (runner not in due, runner.queue.oldest)):
-            batch = runner.queue.take(1 + min(self._idle, runner.capacity - runner.running - 1))
+            batch = runner.queue.take(1 + min(len(self._idle), runner.capacity - runner.running - 1))
             if batch:
                 runner.running += 1
                 if len(runner.queue):
-                    self._condition.notify()
+                    self._wake_up(1)
                 return lambda: self._run(runner, batch)
         return self._to_decode.popleft() if self._to_decode else None
 
@@ -121,5 +128,5 @@ class Workers:
         try:
             runner.run(batch)
         finally:
-            with self._condition:
+            with self._lock:
                 runner.running -= 1

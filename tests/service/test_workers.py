@@ -39,8 +39,8 @@ def await_idle(workers: Workers) -> None:
     """Until every thread waits for something to do."""
     given_up = monotonic() + PATIENCE
     while True:
-        with workers._condition:
-            if workers._idle == workers.threads:
+        with workers._lock:
+            if len(workers._idle) == workers.threads:
                 return
         assert monotonic() < given_up
 
