@@ -42,7 +42,6 @@ def main(
     adopt_orphans()
     with tempfile.TemporaryDirectory(prefix="storm-") as folder:
         pictures = Path(folder) / "pictures"
-        pictures.mkdir()
         write_pictures(pictures, size, None)
         sample = next(pictures.iterdir()).read_bytes()
         with running(SERVERS[OURS], Path(sys.prefix), ModelFile.read(model), usable_cpus(), sample) as service:
