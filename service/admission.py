@@ -54,14 +54,17 @@ class Admission:
         model: its name, for messages.
         limit: most pictures in work.
         rate: how fast they leave.
+        margin: seconds by which the forecast may be wrong. Under overload all that is let in is let in just so, and
+            without a margin half of it would be late, after all the work on it.
     """
 
-    def __init__(self, model: str, limit: int, rate: ServiceRate) -> None:
+    def __init__(self, model: str, limit: int, rate: ServiceRate, margin: float) -> None:
         self.in_work = 0
         """Pictures that were admitted, and neither answered nor dropped."""
         self.limit = limit
         self._model = model
         self._rate = rate
+        self._margin = margin
 
     def check(self, pictures: int, seconds: float) -> None:
         """Whether that many pictures would be let in, to be answered within that many seconds.
@@ -75,12 +78,12 @@ class Admission:
                 f"{self.limit}",
                 self.seconds_until(self.limit - pictures),
             )
-        needed = (self.in_work + pictures) / self._rate.per_second
+        needed = (self.in_work + pictures) / self._rate.per_second + self._margin
         if self.in_work and needed > seconds:
             raise Overloaded(
                 f"model {self._model} has {self.in_work} pictures in work; with {pictures} more they take about "
                 f"{needed * 1000:.0f} ms at the present rate, but the request has {seconds * 1000:.0f} ms left",
-                self.seconds_until(math.floor(seconds * self._rate.per_second) - pictures),
+                self.seconds_until(math.floor((seconds - self._margin) * self._rate.per_second) - pictures),
             )
 
     def admit(self, pictures: int, seconds: float) -> None:

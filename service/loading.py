@@ -80,7 +80,8 @@ async def load_model(file: ModelFile, settings: Settings, cores: Workers, metric
         queue=queue,
         runners=runners,
         own_workers=[workers for workers in runners.values() if workers is not cores],
-        admission=Admission(file.name, settings.max_queue, rate),
+        # A picture may just miss a batch, and then waits for two.
+        admission=Admission(file.name, settings.max_queue, rate, margin=2 * first.at_limit.seconds),
         metrics=model_metrics,
     )
 

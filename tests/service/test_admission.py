@@ -15,7 +15,7 @@ PLENTY = 1e9
 
 
 def admission_of(limit: int, per_second: float = 10, in_work: int = 0) -> Admission:
-    admission = Admission("m", limit, ServiceRate(per_second, 2))
+    admission = Admission("m", limit, ServiceRate(per_second, 2), margin=0)
     if in_work:
         admission.admit(in_work, PLENTY)
     return admission
@@ -175,7 +175,7 @@ def test_a_spell_ends_when_what_was_left_is_dropped(monkeypatch: pytest.MonkeyPa
     now = 100.0
     monkeypatch.setattr(admission_module, "perf_counter", lambda: now)
     rate = ServiceRate(10, 2)
-    admission = Admission("m", 100, rate)
+    admission = Admission("m", 100, rate, margin=0)
 
     admission.admit(20, PLENTY)
     admission.finished()
@@ -247,3 +247,12 @@ def test_bytes_are_given_back_whatever_goes_wrong(error: BaseException) -> None:
     with pytest.raises(type(error)):
         fail()
     assert bound.held == 0
+
+
+def test_a_deadline_within_the_margin_of_the_forecast_is_not_promised() -> None:
+    admission = Admission("m", 100, ServiceRate(10, 2), margin=0.5)
+    admission.admit(9, 10)
+
+    admission.check(1, 1.5)
+    with pytest.raises(Overloaded, match="they take about 1500 ms"):
+        admission.check(1, 1.49)

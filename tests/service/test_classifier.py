@@ -94,7 +94,7 @@ class Bench:
             metrics=model_metrics,
         )
         self.workers.attach(self.runner)
-        self.admission = Admission("colours", self.settings.max_queue, ServiceRate(per_second, threads))
+        self.admission = Admission("colours", self.settings.max_queue, ServiceRate(per_second, threads), margin=0)
         if in_work:
             self.admission.admit(in_work, PATIENCE)
         self.model = ServedModel(
