@@ -9,11 +9,11 @@ from pydantic import BaseModel, Field
 
 from service.session import Session
 
-RUNS = 3
-"""Fewest measured runs of a size, after one that warms it up."""
+RUNS, MOST_RUNS = 3, 20
+"""Fewest and most measured runs of a size, after one that warms it up."""
 
-SECONDS = 0.1
-"""Short runs are repeated for this long."""
+SECONDS = 1.0
+"""Short runs are repeated until all of them have taken this long."""
 
 NEAR_THE_BEST = 0.97
 """The share of the best throughput that is good enough for the sake of smaller batches."""
@@ -39,29 +39,35 @@ def batch_sizes(largest: int) -> Iterator[int]:
 def measure_curve(session: Session, *, instances: int, largest: int, budget: float | None) -> list[BatchTime]:
     """Run each batch size up to `largest` on blank pictures, which warms them up.
 
-    Sizes beyond the first that takes longer than `budget` seconds are left out. Raises what onnxruntime raises.
+    Sizes beyond the first that takes longer than `budget` seconds are left out. All others take turns, as machines
+    are faster at one moment than at the next. Raises what onnxruntime raises.
     """
-    curve: list[BatchTime] = []
+    times: dict[int, list[float]] = {}
     with ThreadPoolExecutor(instances, thread_name_prefix="tune") as pool:
+
+        def run(batch: int) -> list[float]:
+            return list(pool.map(_time, [session] * instances, [batch] * instances))
+
         for batch in batch_sizes(largest):
-            times = [
-                seconds for runs in pool.map(_time, [session] * instances, [batch] * instances) for seconds in runs
-            ]
-            seconds = median(times)
-            curve.append(BatchTime(batch=batch, seconds=seconds, pictures_per_second=instances * batch / seconds))
-            if budget is not None and seconds > budget:
+            run(batch)
+            times[batch] = run(batch)
+            if budget is not None and median(times[batch]) > budget:
                 break
-    return curve
+        rounds = 1
+        while rounds < RUNS or (rounds < MOST_RUNS and sum(map(sum, times.values())) < SECONDS * instances):
+            for batch, measured in times.items():
+                measured += run(batch)
+            rounds += 1
+    return [
+        BatchTime(batch=batch, seconds=median(each), pictures_per_second=instances * batch / median(each))
+        for batch, each in times.items()
+    ]
 
 
-def _time(session: Session, batch: int) -> list[float]:
+def _time(session: Session, batch: int) -> float:
+    started = perf_counter()
     session.probe(batch)
-    times: list[float] = []
-    while len(times) < RUNS or sum(times) < SECONDS:
-        started = perf_counter()
-        session.probe(batch)
-        times.append(perf_counter() - started)
-    return times
+    return perf_counter() - started
 
 
 def best_limit(curve: Sequence[BatchTime], budget: float) -> int:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from service import tuning
 from service.preprocessing import Pixels
 from service.session import Scores
-from service.tuning import RUNS, BatchTime, batch_sizes, best_limit, measure_curve
+from service.tuning import MOST_RUNS, RUNS, BatchTime, batch_sizes, best_limit, measure_curve
 from tests.service.live import PATIENCE
 from tests.service.stand_ins import echo, session
 
@@ -92,7 +92,7 @@ def test_every_size_is_warmed_before_it_is_measured(monkeypatch: pytest.MonkeyPa
     curve, batches = curve_of(seconds, monkeypatch, largest=2, budget=2)
 
     assert [time.seconds for time in curve] == [1, 1]
-    assert batches == [1] * (1 + RUNS) + [2] * (1 + RUNS)
+    assert batches == [1, 1, 2, 2] + [1, 2] * (RUNS - 1)
 
 
 def test_one_slow_run_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,6 +107,12 @@ def test_short_runs_are_repeated_until_they_say_something(monkeypatch: pytest.Mo
     _, batches = curve_of(lambda _: tuning.SECONDS / 16, monkeypatch, largest=1)
 
     assert len(batches) == 1 + 16
+
+
+def test_the_shortest_runs_are_not_repeated_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, batches = curve_of(lambda _: 0.0001, monkeypatch, largest=1)
+
+    assert len(batches) == 1 + MOST_RUNS
 
 
 @pytest.mark.parametrize(
