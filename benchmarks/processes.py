@@ -4,7 +4,7 @@ import contextlib
 import ctypes
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from signal import Signals
 
 import psutil
@@ -30,30 +30,26 @@ def descendants(without: Iterable[int] = ()) -> list[psutil.Process]:
 
 def cpu_seconds(processes: Iterable[psutil.Process]) -> float:
     """User and system time, with that of the ended children that each has waited for."""
-    total = 0.0
-    for process in processes:
-        with contextlib.suppress(psutil.Error):
-            times = process.cpu_times()
-            total += times.user + times.system + times.children_user + times.children_system
-    return total
+    return _total(processes, lambda process: sum(process.cpu_times()[:4]))
 
 
 def rss_mib(processes: Iterable[psutil.Process]) -> float:
     """Resident memory summed; a page that processes share counts once in each of them."""
-    total = 0
-    for process in processes:
-        with contextlib.suppress(psutil.Error):
-            total += process.memory_info().rss
-    return total / MEBIBYTE
+    return _total(processes, lambda process: process.memory_info().rss) / MEBIBYTE
 
 
 def pss_mib(processes: Iterable[psutil.Process]) -> float:
     """The same with a shared page counted once in all. Dear to read, so not for while the clock runs."""
-    total = 0
+    return _total(processes, lambda process: process.memory_full_info().pss) / MEBIBYTE
+
+
+def _total(processes: Iterable[psutil.Process], figure: Callable[[psutil.Process], float]) -> float:
+    """Summed over those of the processes that have not ended meanwhile."""
+    total = 0.0
     for process in processes:
         with contextlib.suppress(psutil.Error):
-            total += process.memory_full_info().pss
-    return total / MEBIBYTE
+            total += figure(process)
+    return total
 
 
 def machine_cpu_seconds() -> float:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
+from prometheus_client import Gauge
+
 from service.errors import Overloaded
 
 WINDOW_SECONDS = 0.25
@@ -25,14 +27,14 @@ class ServiceRate:
 
     def __init__(self, expected: float, busy: int) -> None:
         self.per_second = expected
-        self._busy = busy
+        self.busy = busy
         self._since: float | None = None
         self._pictures = 0
 
     def finished(self, in_work: int, now: float) -> None:
         """One picture left at `now` (seconds); `in_work` are left behind."""
         self._pictures += 1
-        if in_work <= self._busy:
+        if in_work <= self.busy:
             self._since = None
         elif self._since is None:
             self._since, self._pictures = now, 0
@@ -43,7 +45,7 @@ class ServiceRate:
 
     def dropped(self, in_work: int) -> None:
         """Some were dropped; `in_work` are left behind."""
-        if in_work <= self._busy:
+        if in_work <= self.busy:
             self._since = None
 
 
@@ -79,7 +81,8 @@ class Admission:
                 self.seconds_until(self.limit - pictures),
             )
         needed = (self.in_work + pictures) / self._rate.per_second + self._margin
-        if self.in_work and needed > seconds:
+        # With fewer pictures than keep the threads busy nothing waits, and the rate may be one of other times.
+        if self.in_work > self._rate.busy and needed > seconds:
             raise Overloaded(
                 f"model {self._model} has {self.in_work} pictures in work; with {pictures} more they take about "
                 f"{needed * 1000:.0f} ms at the present rate, but the request has {seconds * 1000:.0f} ms left",
@@ -111,11 +114,18 @@ class HeldBytes:
 
     Args:
         limit: bytes.
+        gauge: shows how many are held.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, gauge: Gauge) -> None:
         self.held = 0
         self.limit = limit
+        self._gauge = gauge
+
+    def change(self, by: int) -> None:
+        """So many bytes more are held, or less."""
+        self.held += by
+        self._gauge.inc(by)
 
     @contextmanager
     def account(self, retry_after: Callable[[], int]) -> Iterator["Account"]:
@@ -124,7 +134,7 @@ class HeldBytes:
         try:
             yield account
         finally:
-            self.held -= account.held
+            self.change(-account.held)
 
 
 class Account:
@@ -135,8 +145,9 @@ class Account:
         self._bound = bound
         self._retry_after = retry_after
 
-    def hold(self, total: int) -> None:
-        """Hold `total` bytes, counting those that are held already.
+    def require_room(self, total: int) -> None:
+        """Whether `total` bytes could be held, of which some may be held already. Announced bytes are not held: clients
+        that announce and do not send would keep all others out.
 
         Raises:
             Overloaded: all requests together would hold more than the bound.
@@ -147,5 +158,9 @@ class Account:
                 f"requests hold {self._bound.held} bytes, {more} more would pass the limit of {self._bound.limit}",
                 self._retry_after(),
             )
-        self._bound.held += more
-        self.held += more
+
+    def hold(self, total: int) -> None:
+        """Hold `total` bytes from now on, or raise as `require_room` does."""
+        self.require_room(total)
+        self._bound.change(total - self.held)
+        self.held = total

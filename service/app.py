@@ -35,7 +35,7 @@ class Service:
         workers = Workers(settings.decode_threads or settings.cores + 1, "work")
         self.models = Models(settings, metrics, workers)
         self.reloader = Reloader(settings, self.models, workers, metrics, on_failure)
-        endpoint = ClassifyEndpoint(settings, self.models, Classifier(settings, workers))
+        endpoint = ClassifyEndpoint(settings, self.models, Classifier(settings, workers), metrics)
         described = FastAPI(
             title="Strip-MLP serving",
             description="Classifies pictures with exported Strip-MLP models.",

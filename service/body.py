@@ -113,7 +113,7 @@ async def _limited(request: Request, limit: int, account: Account) -> AsyncGener
     if announced.isdecimal():
         if int(announced) > limit:
             raise RequestTooLarge(too_large)
-        account.hold(int(announced))
+        account.require_room(int(announced))
     received = 0
     try:
         async for chunk in request.stream():

@@ -54,19 +54,13 @@ class Classifier:
             ClientGone: the client left; the pictures that are not through are dropped.
         """
         loop = asyncio.get_running_loop()
-        try:
+        with model.metrics.failures_counted(len(pictures)):
             model.require_working()
             model.admission.admit(len(pictures), deadline.seconds_left)
             work = Work(next(self._requests), [picture.data for picture in pictures], model.admission)
             with _ended_early(work, deadline, receive):
                 self._workers.decode([partial(self._decode, model, item, loop) for item in work.items])
                 results = await work.results()
-        except ServiceError as error:
-            model.metrics.count(error.outcome, len(pictures))
-            raise
-        except asyncio.CancelledError:
-            model.metrics.count("cancelled", len(pictures))
-            raise
         for result in results:
             model.metrics.count(result.outcome if isinstance(result, ServiceError) else "ok")
         return results
@@ -98,16 +92,14 @@ class Classifier:
 
 @contextmanager
 def _ended_early(work: Work, deadline: Deadline, receive: Receive) -> Iterator[None]:
-    """Abandons the work when the deadline passes, the client leaves, or the request is cancelled."""
+    """Abandons the work when the deadline passes, the client leaves, or the block ends before it is done."""
     loop = asyncio.get_running_loop()
     timer = loop.call_at(deadline.at, lambda: work.abandon(deadline.exceeded()))
     watcher = loop.create_task(_abandon_if_gone(work, receive))
     try:
         yield
-    except asyncio.CancelledError:
-        work.abandon(ClientGone("the request was cancelled"))
-        raise
     finally:
+        work.abandon(ClientGone("the request was cancelled"))  # which does nothing once all are settled
         timer.cancel()
         watcher.cancel()
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from service.admission import Admission, ServiceRate
-from service.artifact import Artifact
 from service.batching import BatchQueue
-from service.errors import UnusableModel
+from service.errors import DeviceUnavailable, UnusableModel
 from service.metrics import Metrics
 from service.models import ServedModel
 from service.repository import ModelFile
@@ -61,7 +60,7 @@ async def load_model(file: ModelFile, settings: Settings, cores: Workers, metric
             each.session,
             capacity=each.instances,
             sizes=None if on_cpu else list(batch_sizes(limit)),
-            reopen=partial(_reopen, file, each.device, settings, first.session.artifact),
+            reopen=partial(_reopen, file, each.device, settings, each.session),
             name=file.name,
             metrics=model_metrics,
         )
@@ -127,8 +126,10 @@ def _measured(
     return _Opened(device, session, instances, curve, limit or best_limit(curve, budget))
 
 
-def _reopen(file: ModelFile, device: str, settings: Settings, artifact: Artifact) -> Session:
+def _reopen(file: ModelFile, device: str, settings: Settings, before: Session) -> Session:
     session = _open_proven(file, device, settings)
-    if session.artifact != artifact:
+    if session.artifact != before.artifact:
         raise UnusableModel(f"{file.path} is another model now; reload the repository")
+    if session.provider != before.provider:
+        raise DeviceUnavailable(f"{file.path} ran on {before.provider}, which does not work any more")
     return session

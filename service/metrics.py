@@ -1,5 +1,8 @@
 """Prometheus metrics: where requests, pictures and time go."""
 
+from asyncio import CancelledError
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import get_args
 
 from prometheus_client import (
@@ -12,7 +15,7 @@ from prometheus_client import (
     ProcessCollector,
 )
 
-from service.errors import Outcome
+from service.errors import Outcome, ServiceError
 
 SECONDS = tuple(0.00025 * 2**power for power in range(18))
 """Geometric, 0.25 ms to 33 s."""
@@ -77,6 +80,7 @@ class Metrics:
             ["model"],
             registry=self.registry,
         )
+        self.body_bytes = Gauge("stripmlp_body_bytes", "Bytes of request bodies that are held.", registry=self.registry)
         self.in_flight_requests = Gauge(
             "stripmlp_in_flight_requests", "Requests being answered.", registry=self.registry
         )
@@ -117,6 +121,21 @@ class ModelMetrics:
         self.batch_size = metrics.batch_size.labels(name)
         self.padding = metrics.padding_images.labels(name)
         self._images = {outcome: metrics.images.labels(name, version, outcome) for outcome in get_args(Outcome)}
+
+    @contextmanager
+    def failures_counted(self, pictures: int = 1) -> Iterator[None]:
+        """Counts so many pictures by the error that ends this block."""
+        try:
+            yield
+        except ServiceError as error:
+            self.count(error.outcome, pictures)
+            raise
+        except CancelledError:
+            self.count("cancelled", pictures)
+            raise
+        except Exception:
+            self.count("failed", pictures)
+            raise
 
     def count(self, outcome: Outcome, pictures: int = 1) -> None:
         """So many pictures came to this end."""

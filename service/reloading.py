@@ -85,9 +85,11 @@ class Reloader:
             self._models.repository_error = None
             before = {model.key: model for model in self._models.served}
             served: dict[Key, ServedModel] = {}
+            wanted: set[Key] = set()
             for name, files in found.items():
                 newest: list[ServedModel] = []
                 for file in files:
+                    wanted.add((file.name, file.version))
                     model = await self._current(file, before)
                     if model is not None:
                         newest.append(model)
@@ -96,8 +98,7 @@ class Reloader:
                 # Files that cannot be loaded drive nothing out, even if those of the served versions are gone.
                 newest = newest or [model for model in before.values() if model.file.name == name]
                 served |= {model.key: model for model in newest}
-            present = {(file.name, file.version) for files in found.values() for file in files}
-            self._failed = {key: failure for key, failure in self._failed.items() if key in present}
+            self._failed = {key: failure for key, failure in self._failed.items() if key in wanted}
             self._swap(served)
 
     async def _current(self, file: ModelFile, before: dict[Key, ServedModel]) -> ServedModel | None:

@@ -16,8 +16,8 @@ logger = logging.getLogger(__name__)
 
 SPAWN = get_context("spawn")  # as threads do not survive a fork
 
-LOOK_SECONDS = 0.5
-"""How often signals are looked at while no worker ends."""
+START_FAILED = 3
+"""A worker's exit status when it cannot start; 1 is Python's own, for an exception."""
 
 RESTART_PAUSE_SECONDS = 1
 """Shortest life of a worker that is restarted without a pause."""
@@ -57,14 +57,22 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._note)
         status = 0
-        with listener:
+        signalled, wakes = socket.socketpair()
+        wakes.setblocking(False)
+        signal.set_wakeup_fd(wakes.fileno())
+        with listener, signalled, wakes:
             for _ in range(self._settings.workers):
                 self._start(listener)
             while self._workers:
-                ended = connection.wait([worker.sentinel for worker in self._workers.values()], LOOK_SECONDS)
-                self._hand_signals_on()
-                for worker in [each for each in self._workers.values() if each.sentinel in ended]:
+                ready = connection.wait([signalled, *(worker.sentinel for worker in self._workers.values())])
+                if signalled in ready:
+                    signalled.recv(4096)
+                    self._hand_signals_on()
+                for worker in [each for each in self._workers.values() if each.sentinel in ready]:
                     status = max(status, self._on_end(worker, listener))
+                if self._stopping:
+                    listener.close()  # or clients could still connect when all workers have stopped listening
+            signal.set_wakeup_fd(-1)
         return status
 
     def _start(self, listener: socket.socket) -> None:
@@ -81,7 +89,7 @@ class Supervisor:
         lived = time.monotonic() - self._started.pop(worker.pid)
         if self._stopping:
             return 0
-        if worker.exitcode == 1:
+        if worker.exitcode == START_FAILED:
             logger.error("worker %d could not start; ending the others", worker.pid)
             self._send(signal.SIGTERM)
             self._stopping = True
@@ -110,4 +118,4 @@ def _work(settings: Settings, listener: socket.socket) -> None:
     # In a group of its own: a terminal's Ctrl-C reaches the supervisor alone, which hands it on, once.
     os.setpgrp()
     start_logging(settings)
-    raise SystemExit(serve(settings, listener))
+    raise SystemExit(START_FAILED if serve(settings, listener) else 0)

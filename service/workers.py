@@ -22,7 +22,7 @@ class Workers:
 
     That is: a batch that is full or has gathered for long enough; else the next picture to be decoded; else whatever
     decoded pictures there are. So an idle session takes what is there at once, decoding goes first while it fills a
-    batch, and no more threads compute than there are cores to compute on.
+    batch, and decoding and inference together have as many threads as were asked for, not as many each.
 
     Args:
         threads: how many.

@@ -5,6 +5,7 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import Gauge
 
 from service import admission as admission_module
 from service.admission import SMOOTHING, WINDOW_PICTURES, WINDOW_SECONDS, Account, Admission, HeldBytes, ServiceRate
@@ -13,9 +14,12 @@ from service.errors import Overloaded
 PLENTY = 1e9
 """Seconds."""
 
+BUSY = 2
+"""Pictures in work that keep every thread busy."""
+
 
 def admission_of(limit: int, per_second: float = 10, in_work: int = 0) -> Admission:
-    admission = Admission("m", limit, ServiceRate(per_second, 2), margin=0)
+    admission = Admission("m", limit, ServiceRate(per_second, BUSY), margin=0)
     if in_work:
         admission.admit(in_work, PLENTY)
     return admission
@@ -64,12 +68,21 @@ def test_nobody_is_let_in_who_cannot_be_answered_in_time() -> None:
     assert refusal.value.retry_after == 1
 
 
-def test_who_finds_nobody_is_let_in_as_the_forecast_may_be_wrong() -> None:
-    admission = admission_of(1000, per_second=1)
+@pytest.mark.parametrize("in_work", [0, 1, BUSY])
+def test_who_finds_an_idle_thread_is_let_in_as_the_forecast_may_be_wrong(in_work: int) -> None:
+    """A rate that an hour ago was low would otherwise refuse for ever, as nothing measures it."""
+    admission = admission_of(1000, per_second=1, in_work=in_work)
 
     admission.admit(100, 0.5)
 
-    assert admission.in_work == 100
+    assert admission.in_work == in_work + 100
+
+
+def test_who_finds_no_idle_thread_has_to_have_the_time() -> None:
+    admission = admission_of(1000, per_second=1, in_work=BUSY + 1)
+
+    with pytest.raises(Overloaded, match="at the present rate"):
+        admission.admit(100, 0.5)
 
 
 def test_checking_lets_nobody_in() -> None:
@@ -189,12 +202,16 @@ def test_a_spell_ends_when_what_was_left_is_dropped(monkeypatch: pytest.MonkeyPa
     assert rate.per_second == pytest.approx(10 + SMOOTHING * (8 - 10), rel=0.01)
 
 
+def held_bytes(limit: int) -> HeldBytes:
+    return HeldBytes(limit, Gauge("bytes", "", registry=None))
+
+
 def come_back() -> int:
     return 7
 
 
 def test_bytes_are_held_until_the_request_is_through() -> None:
-    bound = HeldBytes(100)
+    bound = held_bytes(100)
 
     with bound.account(come_back) as one:
         one.hold(60)
@@ -206,7 +223,7 @@ def test_bytes_are_held_until_the_request_is_through() -> None:
 
 
 def test_holding_counts_what_is_held_already() -> None:
-    bound = HeldBytes(100)
+    bound = held_bytes(100)
 
     with bound.account(come_back) as account:
         held = []
@@ -214,11 +231,24 @@ def test_holding_counts_what_is_held_already() -> None:
             account.hold(total)
             held.append(bound.held)
 
-    assert held == [10, 30, 30, 30, 100]
+    assert held == [10, 30, 30, 20, 100]
+
+
+def test_asking_for_room_holds_nothing() -> None:
+    bound = held_bytes(100)
+
+    with bound.account(come_back) as one, bound.account(come_back) as other:
+        one.require_room(100)
+        one.hold(60)
+        one.require_room(100)
+        other.require_room(40)
+        with pytest.raises(Overloaded, match="1 more would pass the limit of 100"):
+            other.require_room(41)
+        assert bound.held == 60
 
 
 def test_more_bytes_than_the_bound_are_refused_and_not_held() -> None:
-    bound = HeldBytes(100)
+    bound = held_bytes(100)
 
     def take_one_too_many(account: Account) -> None:
         account.hold(40)
@@ -237,7 +267,7 @@ def test_more_bytes_than_the_bound_are_refused_and_not_held() -> None:
 
 @pytest.mark.parametrize("error", [Overloaded("full", 1), KeyboardInterrupt(), ValueError()])
 def test_bytes_are_given_back_whatever_goes_wrong(error: BaseException) -> None:
-    bound = HeldBytes(100)
+    bound = held_bytes(100)
 
     def fail() -> None:
         with bound.account(come_back) as account:

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import Request
+from prometheus_client import Gauge
 from starlette.types import Message
 
 from service.admission import HeldBytes
@@ -252,8 +253,8 @@ class Sent:
         **limits: Any,
     ) -> None:
         self.unread = list(chunks)
-        self.bound = HeldBytes(room)
-        self.bound.held = held
+        self.bound = HeldBytes(room, Gauge("bytes", "", registry=None))
+        self.bound.change(held)
         self.most_held = 0
         self._headers = [(b"content-type", content_type.encode())]
         if announced is not None:

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -355,9 +356,15 @@ async def all_done(workers: Workers) -> None:
         meeting.wait(PATIENCE)
         event.set()
 
-    workers.decode([lambda event=event: meet(event) for event in done])  # type: ignore[misc]
+    workers.decode([partial(meet, event) for event in done])
     for event in done:
         assert await asyncio.to_thread(event.wait, PATIENCE)
+
+
+async def in_work(bench: Bench, least: int) -> None:
+    """So many pictures were admitted."""
+    while bench.admission.in_work < least:  # noqa: ASYNC110 - nobody tells of it
+        await asyncio.sleep(0)
 
 
 End = tuple[str, type[BaseException], dict[str, float]]
@@ -375,8 +382,7 @@ async def ended(bench: Bench, how: str, pictures: Sequence[bytes], reached: thre
         bench.classify(pictures, seconds=0.02 if how == "deadline" else PATIENCE, receive=client)
     )
     if reached is None:
-        while bench.admission.in_work == 0:  # noqa: ASYNC110 - nobody tells of it
-            await asyncio.sleep(0)
+        await in_work(bench, 1)
     else:
         assert await asyncio.to_thread(reached.wait, PATIENCE)
     if how == "client":
@@ -469,11 +475,9 @@ def test_a_request_that_ends_during_its_run_disturbs_no_other(
         async with bench_of(tmp_path, run, threads=1) as bench:
             hold = Hold(bench.workers)
             other = asyncio.create_task(bench.classify([png("blue")]))
-            while bench.admission.in_work == 0:  # noqa: ASYNC110 - nobody tells of it
-                await asyncio.sleep(0)
+            await in_work(bench, 1)
             ending = asyncio.create_task(ended(bench, how, [png("red")] * 3, entered))
-            while bench.admission.in_work == 1:  # noqa: ASYNC110
-                await asyncio.sleep(0)
+            await in_work(bench, 2)
             hold.release.set()
 
             assert type(await ending) is error

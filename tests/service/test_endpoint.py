@@ -202,14 +202,16 @@ def test_a_request_of_more_pictures_than_there_is_room_for_is_refused_as_a_whole
 def test_bodies_together_are_bounded_before_they_are_read(colour_models: Path) -> None:
     with live_service(colour_models, max_queue_mb=1, max_request_mb=1, max_batch=1) as client:
         with connect(client) as first:
-            send_head(first, 700_000)
-            await_metric(client, 2, "stripmlp_in_flight_requests")
+            send_head(first, 700_001)
+            first.sendall(bytes(700_000))
+            await_metric(client, 700_000, "stripmlp_body_bytes")
             with connect(client) as second:
                 send_head(second, 600_000)
                 response, problem = answer_on(second)
             assert_refused(response.status, response.headers, problem, "requests hold 700000 bytes, 600000 more")
             assert classify(client, png("red")).status_code == 200
         await_metric(client, 1, "stripmlp_images_total", outcome="cancelled")
+        assert metric(client, "stripmlp_body_bytes") == 0
 
         with connect(client) as third:  # what the first held was given back
             send_head(third, 600_000)
@@ -219,10 +221,21 @@ def test_bodies_together_are_bounded_before_they_are_read(colour_models: Path) -
         assert outcomes(client) == {"ok": 1, "refused": 1, "cancelled": 1, "invalid": 1}
 
 
+def test_announced_bytes_keep_nobody_out(colour_models: Path) -> None:
+    with live_service(colour_models, max_queue_mb=1, max_request_mb=1, max_batch=1) as client, connect(client) as first:
+        send_head(first, 1_000_000)
+        await_metric(client, 2, "stripmlp_in_flight_requests")
+
+        response = client.post("/classify", content=bytes(900_000))
+
+        assert response.status_code == 415, response.text
+
+
 def test_bodies_of_unknown_length_are_bounded_as_they_come(colour_models: Path, in_thread: InThread) -> None:
     with live_service(colour_models, max_queue_mb=1, max_request_mb=1, max_batch=1) as client, connect(client) as first:
-        send_head(first, 700_000)
-        await_metric(client, 2, "stripmlp_in_flight_requests")
+        send_head(first, 700_001)
+        first.sendall(bytes(700_000))
+        await_metric(client, 700_000, "stripmlp_body_bytes")
 
         refused = client.post("/classify", content=iter([bytes(100_000)] * 6))
 
@@ -242,8 +255,9 @@ def test_a_deadline_that_cannot_be_met_at_the_measured_rate_is_refused(
     deadline = {"X-Request-Timeout-Ms": "60"}
     with live_service(colour_models, **ONE_BY_ONE) as client:
         gate.close()
-        held = in_thread(partial(classify, client, png("red")))
+        held = [in_thread(partial(classify, client, png("red"))) for _ in range(3)]
         assert gate.reached.wait(PATIENCE)
+        await_decoded(client, 3)
 
         with connect(client) as connection:
             send_head(connection, 1000, X_Request_Timeout_Ms="60")
@@ -251,6 +265,6 @@ def test_a_deadline_that_cannot_be_met_at_the_measured_rate_is_refused(
 
         assert_refused(response.status, response.headers, problem, "at the present rate")
         gate.open.set()
-        assert held.result().status_code == 200
+        assert [each.result().status_code for each in held] == [200] * 3
         # Nobody is before it: it may try, whatever becomes of it.
         assert client.post("/classify", content=png("red"), headers=deadline).status_code in (200, 504)

@@ -1,16 +1,21 @@
 """Which files are served, and how they are measured first."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from service import reloading
-from service.errors import UnusableModel
+from service import loading, reloading
+from service.errors import DeviceUnavailable, UnusableModel
+from service.repository import find_models
 from service.session import Session
+from service.settings import Settings
 from tests.service import colours
 from tests.service.live import classify, failed_start, live_service
 from tests.service.pictures import png
+
+QUICK = Settings(max_batch=1)
 
 
 def save_bounded(models: Path, largest_batch: int) -> None:
@@ -81,3 +86,22 @@ def test_a_batch_limit_that_is_set_is_the_last_size_that_is_measured(colour_mode
 
     assert model["batch_limit"] == 3
     assert [each["batch"] for each in model["batch_curve"]] == [1, 2, 3]
+
+
+def test_a_file_that_is_another_model_now_is_not_opened_anew(colour_models: Path) -> None:
+    (file,) = find_models(colour_models)["colours"]
+    before = Session.open(file.path, device="cpu", threads=1)
+    colours.save(file.path, colours.artifact(labels=("blue", "green", "red")).model_dump_json())
+
+    with pytest.raises(UnusableModel, match="is another model now"):
+        loading._reopen(file, "cpu", QUICK, before)
+
+
+def test_a_session_is_not_opened_anew_on_another_provider(colour_models: Path) -> None:
+    """With `--device auto` it would otherwise fall back to the CPU unseen."""
+    (file,) = find_models(colour_models)["colours"]
+    before = Session.open(file.path, device="cpu", threads=1)
+
+    assert loading._reopen(file, "auto", QUICK, before).provider == before.provider
+    with pytest.raises(DeviceUnavailable, match="ran on CUDA, which does not work any more"):
+        loading._reopen(file, "auto", QUICK, dataclasses.replace(before, provider="CUDA"))

@@ -337,6 +337,8 @@ def test_a_storm_leaves_no_picture_uncounted(colour_models: Path, monkeypatch: p
     with live_service(
         colour_models, batch_limit=limit, instances=1, decode_threads=2, max_queue=64, max_images=1
     ) as client:
+        impatient = client.post("/classify", content=pictures[0], headers={"X-Request-Timeout-Ms": "1"})
+        statuses[impatient.status_code] += 1  # later on such requests are refused, with luck every one
         asyncio.run(storm(client))
 
         await_true(lambda: metric(client, "stripmlp_images_total") >= statuses.total())

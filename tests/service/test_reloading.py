@@ -212,6 +212,18 @@ def test_a_bad_file_drives_nothing_out_though_the_served_file_is_gone(colour_mod
         assert label(client) == "red"
 
 
+def test_a_bad_file_that_a_newer_version_made_needless_is_no_error_any_more(colour_models: Path) -> None:
+    with live_service(colour_models, poll_seconds=0.05, **QUICK) as client:
+        break_file(colour_models / "colours/2/model.onnx")
+        await_metric(client, 1, "stripmlp_model_load_failed")
+
+        colours.save_served(colour_models, version=3)
+
+        await_metric(client, 1, "stripmlp_model_info", version="3")
+        assert client.get("/models").json()["errors"] == []
+        assert metric(client, "stripmlp_model_load_failed") == 0
+
+
 def test_polling_tries_a_bad_file_once_and_asking_tries_it_again(
     colour_models: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

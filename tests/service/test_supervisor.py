@@ -3,13 +3,17 @@
 import os
 import re
 import signal
+import socket
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from service.settings import Settings
+from service.supervisor import Supervisor
 from tests.service import colours
-from tests.service.live import PATIENCE, await_true
+from tests.service.live import PATIENCE, await_true, connect
 from tests.service.pictures import png
 from tests.service.processes import Process, children, running, started
 
@@ -28,12 +32,12 @@ def ask(client: httpx.Client) -> int:
     return version
 
 
-def settings(models: Path, drain_seconds: str = "0") -> list[str]:
+def options(models: Path, drain_seconds: str = "0") -> list[str]:
     return ["--models", str(models), "--max-batch", "1", "--drain-seconds", drain_seconds]
 
 
 def test_workers_answer_reload_and_end_cleanly(colour_models: Path) -> None:
-    with running(*settings(colour_models), workers=2) as (process, client):
+    with running(*options(colour_models), workers=2) as (process, client):
         workers = workers_of(process)
         assert len(workers) == 2
         assert [ask(client) for _ in range(10)] == [1] * 10
@@ -51,7 +55,7 @@ def test_workers_answer_reload_and_end_cleanly(colour_models: Path) -> None:
 
 
 def test_a_worker_that_is_killed_is_replaced(colour_models: Path) -> None:
-    with running(*settings(colour_models), workers=2) as (process, client):
+    with running(*options(colour_models), workers=2) as (process, client):
         client.close()
         killed, other = workers_of(process)
         os.kill(killed, signal.SIGKILL)
@@ -76,7 +80,7 @@ def test_a_replacement_takes_no_request_before_its_models_are_loaded(colour_mode
     for number in range(10):
         colours.save_served(colour_models, f"more{number}")
     loaded = "more9 version 1 on"
-    with running(*settings(colour_models), "--default-model", "colours", workers=2) as (process, client):
+    with running(*options(colour_models), "--default-model", "colours", workers=2) as (process, client):
         client.close()
         await_true(lambda: process.messages.count(loaded) == 2)
         killed, _ = workers_of(process)
@@ -90,7 +94,7 @@ def test_a_replacement_takes_no_request_before_its_models_are_loaded(colour_mode
 def test_a_model_that_cannot_be_loaded_ends_the_supervisor(tmp_path: Path) -> None:
     colours.save(tmp_path / "unknown/1/model.onnx")
 
-    with started(*settings(tmp_path), "--port", "0", "--workers", "2") as process:
+    with started(*options(tmp_path), "--port", "0", "--workers", "2") as process:
         assert process.wait() == 1
 
     assert re.search("^strip-mlp-serve: .*has no 'strip_mlp_artifact' metadata", process.messages, re.MULTILINE)
@@ -98,19 +102,65 @@ def test_a_model_that_cannot_be_loaded_ends_the_supervisor(tmp_path: Path) -> No
     assert "Traceback" not in process.messages
 
 
+class Ended:
+    """A worker that has ended."""
+
+    pid = 1
+
+    def __init__(self, exitcode: int) -> None:
+        self.exitcode = exitcode
+
+    def join(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("exitcode", [0, 1, -9])
+def test_a_worker_that_ends_unasked_is_replaced(exitcode: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with 1, with which Python itself ends after an exception."""
+    started: list[socket.socket] = []
+    monkeypatch.setattr(Supervisor, "_start", lambda _, listener: started.append(listener))
+    supervisor = Supervisor(Settings(workers=2))
+    worker: Any = Ended(exitcode)
+    supervisor._workers[worker.pid], supervisor._started[worker.pid] = worker, 0
+
+    with socket.socket() as listener:
+        assert supervisor._on_end(worker, listener) == 0
+        assert started == [listener]
+
+
 def test_a_port_in_use_ends_the_supervisor(colour_models: Path) -> None:
-    with running(*settings(colour_models)) as (_, client):
+    with running(*options(colour_models)) as (_, client):
         port = str(client.base_url.port)
-        with started(*settings(colour_models), "--port", port, "--workers", "2") as process:
+        with started(*options(colour_models), "--port", port, "--workers", "2") as process:
             assert process.wait() == 1
 
     assert f"cannot listen on 127.0.0.1 port {port}" in process.messages
     assert "Traceback" not in process.messages
 
 
+def test_nobody_can_connect_once_the_workers_have_stopped_listening(colour_models: Path) -> None:
+    with running(*options(colour_models), workers=2) as (process, client), connect(client) as connection:
+        connection.sendall(b"POST /classify HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 100")  # a worker waits for the body
+        process.signal(signal.SIGTERM)
+
+        await_true(lambda: not is_reachable(client))
+        connection.sendall(b"x")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 415")
+        assert process.wait() == 0
+
+
+def is_reachable(client: httpx.Client) -> bool:
+    try:
+        connect(client).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_all_at_once(colour_models: Path, second: signal.Signals) -> None:
-    with running(*settings(colour_models, "600"), workers=2) as (process, client):
+    with running(*options(colour_models, "600"), workers=2) as (process, client):
         workers = workers_of(process)
         process.signal(signal.SIGTERM)
         for _ in workers:
@@ -124,7 +174,7 @@ def test_a_second_signal_ends_all_at_once(colour_models: Path, second: signal.Si
 
 
 def test_workers_end_when_their_supervisor_was_killed(colour_models: Path) -> None:
-    with running(*settings(colour_models), workers=2) as (process, client):
+    with running(*options(colour_models), workers=2) as (process, client):
         workers = workers_of(process)
         client.close()
         process.signal(signal.SIGKILL)

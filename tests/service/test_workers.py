@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -84,7 +85,7 @@ def test_jobs_are_done_first_come_first_served() -> None:
     done: list[int] = []
     last = threading.Event()
     with workers_of(1) as workers:
-        workers.decode([lambda number=number: done.append(number) for number in range(5)])  # type: ignore[misc]
+        workers.decode([partial(done.append, number) for number in range(5)])
         workers.decode([lambda: done.append(5), last.set])
         assert last.wait(PATIENCE)
 
@@ -131,7 +132,9 @@ def test_a_job_that_raises_kills_no_thread(error: BaseException, caplog: pytest.
     assert caplog.text.count("a worker's job failed in a way that nobody foresaw") == 2
 
 
-def test_a_runner_that_raises_kills_no_thread_and_keeps_its_place(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_runner_that_raises_kills_no_thread_and_keeps_its_place(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def scenario() -> None:
         queue = queue_of()
         runner = runner_of(queue)
@@ -143,7 +146,7 @@ def test_a_runner_that_raises_kills_no_thread_and_keeps_its_place(caplog: pytest
                 raise Fatal
             run(batch)
 
-        runner.run = raise_once  # type: ignore[method-assign]
+        monkeypatch.setattr(runner, "run", raise_once)
         with workers_of(1) as workers:
             workers.attach(runner)
             lost, answered = work_of(0, 1), work_of(1, 2)
@@ -329,7 +332,7 @@ def test_everyone_gets_their_own_answer(
         with workers_of(threads) as workers:
             workers.attach(runner_of(queue, noted, capacity=capacity))
             for work in works:
-                workers.decode([lambda item=item: queue.put(item) for item in work.items])  # type: ignore[misc]
+                workers.decode([partial(queue.put, item) for item in work.items])
             assert [await results_of(work) for work in works] == requests
 
     in_loop(scenario)
