@@ -11,6 +11,11 @@ import psutil
 
 PR_SET_CHILD_SUBREAPER = 36
 
+LOOK_SECONDS = 0.25
+
+AT_REST_CORES = 0.5
+"""Servers that poll take up to a third of a core at rest (LitServe); work that is left takes at least a whole one."""
+
 MEBIBYTE = 1 << 20
 
 PATIENCE = 20.0
@@ -68,8 +73,8 @@ def wait_idle(patience: float) -> None:
     end = time.monotonic() + patience
     while time.monotonic() < end:
         before = cpu_seconds(descendants())
-        time.sleep(0.25)
-        if cpu_seconds(descendants()) - before < 0.05:
+        time.sleep(LOOK_SECONDS)
+        if cpu_seconds(descendants()) - before < AT_REST_CORES * LOOK_SECONDS:
             return
 
 

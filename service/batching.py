@@ -42,7 +42,7 @@ class BatchQueue:
 
     def put(self, item: Item) -> None:
         """A picture is decoded."""
-        item.ready_at = perf_counter()
+        item.decoded = perf_counter()
         with self._lock:
             heapq.heappush(self._waiting, (item.place, item))
         self.wake()
@@ -51,7 +51,7 @@ class BatchQueue:
     def oldest(self) -> float:
         """When the next picture was decoded, infinity if there is none; on the clock of `time.perf_counter`."""
         with self._lock:
-            return self._waiting[0][1].ready_at if self._waiting else math.inf
+            return self._waiting[0][1].decoded if self._waiting else math.inf
 
     def is_due(self, now: float) -> bool:
         """Whether a batch is full, or has gathered for long enough."""

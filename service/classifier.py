@@ -16,6 +16,7 @@ from service.decoding import decode
 from service.errors import BadPicture, ClientGone, PictureTooLarge, ServiceError
 from service.models import ServedModel
 from service.preprocessing import to_pixels
+from service.record import RequestRecord
 from service.settings import Settings
 from service.work import Item, Result, Work
 from service.workers import Workers
@@ -37,11 +38,17 @@ class Classifier:
         self._requests = itertools.count()
 
     async def classify(
-        self, model: ServedModel, pictures: Sequence[Picture], deadline: Deadline, receive: Receive
+        self,
+        record: RequestRecord,
+        model: ServedModel,
+        pictures: Sequence[Picture],
+        deadline: Deadline,
+        receive: Receive,
     ) -> list[Result]:
         """For every picture, in order, its scores or the error that befell it alone. Counts them by outcome.
 
         Args:
+            record: the request's, told of outcomes and times.
             model: which.
             pictures: encoded.
             deadline: the request's.
@@ -54,22 +61,22 @@ class Classifier:
             ClientGone: the client left; the pictures that are not through are dropped.
         """
         loop = asyncio.get_running_loop()
-        with model.metrics.failures_counted(len(pictures)):
+        with record.failures_counted(len(pictures)):
             model.require_working()
             model.admission.admit(len(pictures), deadline.seconds_left)
-            work = Work(next(self._requests), [picture.data for picture in pictures], model.admission)
+            work = Work(next(self._requests), [picture.data for picture in pictures], model.admission, record)
             with _ended_early(work, deadline, receive):
                 self._workers.decode([partial(self._decode, model, item, loop) for item in work.items])
                 results = await work.results()
         for result in results:
-            model.metrics.count(result.outcome if isinstance(result, ServiceError) else "ok")
+            record.count(result.outcome if isinstance(result, ServiceError) else "ok")
         return results
 
     def _decode(self, model: ServedModel, item: Item, loop: asyncio.AbstractEventLoop) -> None:
         """Decode one picture and queue it for the model. Called in a worker thread."""
         if item.work.abandoned:
             return
-        started = perf_counter()
+        item.decode_started = perf_counter()
         try:
             self._check_size(item.data)
             picture = decode(item.data, max_pixels=self._settings.max_pixels)
@@ -81,8 +88,8 @@ class Classifier:
             unforeseen = ServiceError("an unexpected error; the service's log has it")
             loop.call_soon_threadsafe(item.work.settle, item, unforeseen)
         else:
-            model.metrics.decode_seconds.observe(perf_counter() - started)
             model.queue.put(item)
+            model.metrics.stage_seconds["decode"].observe(item.decoded - item.decode_started)
 
     def _check_size(self, data: bytes) -> None:
         limit = self._settings.max_image_mb * MEBIBYTE

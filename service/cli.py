@@ -5,9 +5,10 @@ import sys
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from service.logs import start_logging
 from service.server import serve
 from service.settings import Settings
-from service.supervisor import Supervisor, start_logging
+from service.supervisor import Supervisor
 
 
 def main() -> int:

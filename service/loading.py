@@ -51,10 +51,12 @@ async def load_model(file: ModelFile, settings: Settings, cores: Workers, metric
     opened = await asyncio.to_thread(_open, file, settings)
     first, limit = opened[0], opened[0].limit
     queue = BatchQueue(limit=limit, patience=first.at_limit.seconds)
-    model_metrics = metrics.of_model(file.name, file.version)
+    model_metrics = metrics.of_model(file.name, file.version, first.session.artifact.labels)
     runners: dict[Runner, Workers] = {}
     for each in opened:
         on_cpu = each.session.provider == CPU
+        if not on_cpu:
+            metrics.watch_gpus()
         runner = Runner(
             queue,
             each.session,

@@ -146,27 +146,37 @@ class Models:
         before, self._served = self._served, {key: served[key] for key in sorted(served)}
         self._newest = {name: model for (name, _), model in self._served.items()}
         for key in self.errors.keys() - errors.keys():
-            self._metrics.model_load_failed.remove(key[0], str(key[1]))
+            self._metrics.forget(self._metrics.model_load_failed, key[0], str(key[1]))
         for name, number in errors:
             self._metrics.model_load_failed.labels(name, str(number)).set(1)
         self.errors = errors
         retired = [model for model in before.values() if self._served.get(model.key) is not model]
         for model in retired:
-            self._metrics.model_info.remove(*_info(model))
-            self._metrics.model_parity_error.remove(model.file.name, str(model.file.version))
-        for name in {name for name, _ in before}:
-            self._metrics.queue_limit.remove(name)
-            self._metrics.queue_images.remove(name)
+            self._metrics.forget(self._metrics.model_info, *_info(model))
+            self._metrics.forget(self._metrics.model_parity_error, model.file.name, str(model.file.version))
+        for name in {name for name, _ in before} - self._newest.keys():
+            self._metrics.forget(self._metrics.queue_limit, name)
+            self._metrics.forget(self._metrics.queue_images, name)
         for model in self.served:
             self._describe(model)
         return retired
 
+    def update_gauges(self) -> None:
+        """Tell the metrics how things stand now."""
+        try:
+            self.require_ready()
+        except NotReady:
+            self._metrics.ready.set(0)
+        else:
+            self._metrics.ready.set(1)
+        self._metrics.decode_busy_threads.set(self._workers.decoding)
+        for name in self._newest:
+            served = [model for model in self.served if model.file.name == name]
+            self._metrics.queue_images.labels(name).set(sum(model.admission.in_work for model in served))
+            self._metrics.queue_limit.labels(name).set(sum(model.admission.limit for model in served))
+
     def _describe(self, model: ServedModel) -> None:
         name, version = model.key
-        self._metrics.queue_limit.labels(name).inc(model.admission.limit)
-        self._metrics.queue_images.labels(name).set_function(
-            lambda: sum(served.admission.in_work for served in self.served if served.file.name == name)
-        )
         self._metrics.model_info.labels(*_info(model)).set(1)
         assert model.artifact.parity is not None  # required on loading
         error = max(row.max_abs_logit_error for row in model.artifact.parity.rows)

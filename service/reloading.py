@@ -2,7 +2,10 @@
 
 import asyncio
 import logging
+import os
+import signal
 from collections.abc import Callable
+from multiprocessing import parent_process
 from typing import Self
 
 from service.errors import StartupError, UnusableModel
@@ -66,6 +69,14 @@ class Reloader:
         """Look at the repository soon, at files that could not be loaded before too."""
         self._asked.set()
 
+    async def reload_everywhere(self) -> None:
+        """Look at the repository now, and have the other worker processes look, which may take them longer."""
+        await self.reload(retry=True)
+        supervisor = parent_process()
+        if supervisor is not None:
+            assert supervisor.pid is not None  # it has started us
+            os.kill(supervisor.pid, signal.SIGHUP)
+
     async def reload(self, *, retry: bool) -> None:
         """Look at the repository now, and serve what it holds.
 
@@ -114,13 +125,16 @@ class Reloader:
         try:
             model = await self._load(file)
         except StartupError as error:
+            self._metrics.model_loads.labels(file.name, "failed").inc()
             logger.error("%s version %d is not served: %s", *key, error)  # noqa: TRY400 - the message says it all
             self._failed[key] = file.stamp, str(error)
             return old
         except Exception as error:  # whatever it is, the models that work must go on
+            self._metrics.model_loads.labels(file.name, "failed").inc()
             logger.exception("loading %s failed in a way that nobody foresaw", file.path)
             self._failed[key] = file.stamp, f"loading {file.path} failed: {error}"
             return old
+        self._metrics.model_loads.labels(file.name, "ok").inc()
         self._failed.pop(key, None)
         return model
 

@@ -4,7 +4,6 @@ from hmac import compare_digest
 from typing import Any
 
 from fastapi import APIRouter, Request
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.responses import Response
 
@@ -97,7 +96,7 @@ def build_router(
         sent = request.headers.get("authorization", "")
         if not compare_digest(sent.encode(), f"Bearer {token.get_secret_value()}".encode()):
             raise Unauthorized("the Authorization header has to be 'Bearer' and the service's admin token")
-        await reloader.reload(retry=True)
+        await reloader.reload_everywhere()
         return describe()
 
     @router.get("/healthz")
@@ -112,8 +111,10 @@ def build_router(
         return Health(status="ready")
 
     @router.get("/metrics", response_class=Response)
-    async def scrape() -> Response:
-        """Metrics in Prometheus's text format."""
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    async def scrape(request: Request) -> Response:
+        """Metrics, as OpenMetrics or in Prometheus's text format, whichever is asked for."""
+        models.update_gauges()
+        content, content_type = metrics.exposition(request.headers.get("accept", ""))
+        return Response(content, headers={"Content-Type": content_type})
 
     return router

@@ -114,10 +114,14 @@ class Runner:
     def _deliver(
         self, batch: list[Item], results: Sequence[Scores | InferenceFailed], started: float, ended: float
     ) -> None:
+        seconds = self._metrics.stage_seconds
         self._metrics.batch_size.observe(len(batch))
-        self._metrics.infer_seconds.observe(ended - started)
+        seconds["infer"].observe(ended - started)
         for item, result in zip(batch, results, strict=True):
-            self._metrics.queue_seconds.observe(started - item.ready_at)
+            seconds["queue"].observe(started - item.decoded)
+            item.work.record.reached("decode", item.decode_started, item.decoded)
+            item.work.record.reached("queue", item.decoded, started)
+            item.work.record.reached("infer", started, ended)
             item.work.settle(item, result)
         failed = all(isinstance(result, InferenceFailed) for result in results)
         self._failures = self._failures + 1 if failed else 0

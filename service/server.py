@@ -71,6 +71,7 @@ class Server(uvicorn.Server):
         self._drain(0 if sig == signal.SIGINT else self._settings.drain_seconds)
 
     async def on_tick(self, counter: int) -> bool:
+        self._app.models.update_gauges()
         return await super().on_tick(counter) or (self._stop_at is not None and monotonic() >= self._stop_at)
 
     def _drain(self, seconds: float) -> None:
@@ -104,7 +105,11 @@ def serve(settings: Settings, listener: socket.socket | None = None) -> int:
     """
     keep_heap_small()
     sys.setswitchinterval(SWITCH_SECONDS)
-    server = Server(settings)
+    try:
+        server = Server(settings)
+    except StartupError as error:
+        logger.critical("the service cannot start: %s", error)
+        return 1
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     try:
         server.run(sockets=[listener] if listener else None)
@@ -115,5 +120,5 @@ def serve(settings: Settings, listener: socket.socket | None = None) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
     for failure in server.failures:
-        print(f"strip-mlp-serve: {failure}", file=sys.stderr)
+        logger.critical("the service cannot start: %s", failure)
     return 1 if server.failures else 0

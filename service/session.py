@@ -119,20 +119,23 @@ def _cuda_options(device: str) -> dict[str, str]:
     return {**CUDA_OPTIONS, "device_id": number or "0"}
 
 
+def expects_cuda(device: str) -> bool:
+    """Whether a model should run on CUDA by `--device`, be it that `auto` finds a runtime that has it."""
+    return device != "cpu" and (device != "auto" or CUDA in onnxruntime.get_available_providers())
+
+
 def _wants_cuda(device: str) -> bool:
-    if device == "cpu":
+    if not expects_cuda(device):
         return False
     available = onnxruntime.get_available_providers()
     if CUDA in available:
         # Finds the CUDA and cuDNN wheels that the `gpu` extra installs.
         onnxruntime.preload_dlls()
         return True
-    if device != "auto":
-        raise DeviceUnavailable(
-            f"--device {device} was asked for, but the installed onnxruntime has only {', '.join(available)}. "
-            "Install the 'gpu' extra in place of 'cpu', or use --device cpu."
-        )
-    return False
+    raise DeviceUnavailable(
+        f"--device {device} was asked for, but the installed onnxruntime has only {', '.join(available)}. "
+        "Install the 'gpu' extra in place of 'cpu', or use --device cpu."
+    )
 
 
 def _check_signature(inference: Any, artifact: Artifact, path: Path) -> None:

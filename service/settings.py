@@ -11,6 +11,7 @@ from service.decoding import PILLOWS_MOST_PIXELS
 from service.session import DEVICE_PATTERN
 
 LogLevel = Literal["critical", "error", "warning", "info", "debug"]
+LogFormat = Literal["auto", "json", "text"]
 
 
 class Settings(BaseSettings):
@@ -84,6 +85,12 @@ class Settings(BaseSettings):
     )
     shutdown_seconds: PositiveInt = Field(30, description="longest time that running requests get to end on shutdown")
     log_level: LogLevel = Field("info", description="least severe messages that are logged")
+    log_format: LogFormat = Field("auto", description="auto: text on a terminal, else JSON lines")
+    log_filenames: bool = Field(False, description="whether the log names the files that were sent")
+    tracing: bool = Field(
+        False,
+        description="send traces by OTLP over HTTP, to where OTEL_EXPORTER_OTLP_ENDPOINT says; needs the 'otel' extra",
+    )
 
     @property
     def cores(self) -> int:

@@ -7,10 +7,15 @@ import socket
 import time
 from multiprocessing import connection, get_context
 from multiprocessing.process import BaseProcess
+from tempfile import TemporaryDirectory
 from types import FrameType
 
+from prometheus_client.multiprocess import mark_process_dead
+
+from service.logs import start_logging
 from service.server import serve
 from service.settings import Settings
+from service.worker_processes import MULTIPROCESS_FOLDER
 
 logger = logging.getLogger(__name__)
 
@@ -21,11 +26,6 @@ START_FAILED = 3
 
 RESTART_PAUSE_SECONDS = 1
 """Shortest life of a worker that is restarted without a pause."""
-
-
-def start_logging(settings: Settings) -> None:
-    """Log to standard error."""
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
 class Supervisor:
@@ -60,7 +60,8 @@ class Supervisor:
         signalled, wakes = socket.socketpair()
         wakes.setblocking(False)
         signal.set_wakeup_fd(wakes.fileno())
-        with listener, signalled, wakes:
+        with TemporaryDirectory(prefix="strip-mlp-metrics-") as metrics, listener, signalled, wakes:
+            os.environ[MULTIPROCESS_FOLDER] = metrics  # for the workers to come
             for _ in range(self._settings.workers):
                 self._start(listener)
             while self._workers:
@@ -85,6 +86,7 @@ class Supervisor:
     def _on_end(self, worker: BaseProcess, listener: socket.socket) -> int:
         assert worker.pid is not None  # started
         worker.join()
+        mark_process_dead(worker.pid)
         del self._workers[worker.pid]
         lived = time.monotonic() - self._started.pop(worker.pid)
         if self._stopping:

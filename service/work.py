@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from service.admission import Admission
 from service.errors import ServiceError
 from service.preprocessing import Pixels
+from service.record import RequestRecord
 from service.session import Scores
 
 Result = Scores | ServiceError
@@ -20,8 +21,10 @@ class Item:
     index: int
     data: bytes
     pixels: Pixels | None = None
-    ready_at: float = 0
-    """When it was decoded, on the clock of `time.perf_counter`."""
+    decode_started: float = 0
+    """On the clock of `time.perf_counter`, like the next."""
+    decoded: float = 0
+    """When it was queued."""
 
     @property
     def place(self) -> tuple[int, int]:
@@ -36,12 +39,14 @@ class Work:
         order: the request's number; lower ones came earlier.
         pictures: encoded.
         admission: what let them in; it is told of each that leaves.
+        record: the request's.
     """
 
-    def __init__(self, order: int, pictures: Sequence[bytes], admission: Admission) -> None:
+    def __init__(self, order: int, pictures: Sequence[bytes], admission: Admission, record: RequestRecord) -> None:
         self.order = order
         self.items = [Item(self, index, data) for index, data in enumerate(pictures)]
         self.abandoned = False
+        self.record = record
         self._admission = admission
         self._results: list[Result | None] = [None] * len(pictures)
         self._missing = len(pictures)

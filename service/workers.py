@@ -69,6 +69,11 @@ class Workers:
         since = min(self._busy_since.copy().values(), default=None)
         return 0 if since is None else perf_counter() - since
 
+    @property
+    def decoding(self) -> int:
+        """How many threads are at a decode."""
+        return max(0, len(self._busy_since) - sum(runner.running for runner in self._runners))
+
     def close(self) -> None:
         """End the threads once they are through with what they are doing. What is queued is left undone."""
         with self._lock:

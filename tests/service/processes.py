@@ -117,6 +117,7 @@ def started(*arguments: str, command: Sequence[str] = COMMAND, **settings: str) 
 def running(*arguments: str, workers: int = 1, **settings: str) -> Iterator[tuple[Process, httpx.Client]]:
     """A process that serves on a port of the system's choice, all its workers ready, and a client of it."""
     options = ["--port", "0", "--poll-seconds", "0", "--workers", str(workers), "--device", "cpu"]
+    options += ["--log-format", "text"]
     with started(*options, *arguments, **settings) as process:
         if workers == 1:
             url = process.await_line(r"Uvicorn running on (http://\S+)")[1]

@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from opentelemetry.trace import INVALID_SPAN
 
 from service.admission import Admission, ServiceRate
 from service.batching import BatchQueue
 from service.metrics import Metrics, ModelMetrics
 from service.preprocessing import Pixels
+from service.record import RequestRecord
 from service.running import Runner
 from service.session import CPU, Scores, Session
 from service.work import Item, Result, Work
@@ -83,11 +85,16 @@ def roomy() -> Admission:
     return Admission("m", 1_000_000, ServiceRate(1e9, 1), margin=0)
 
 
+def record() -> RequestRecord:
+    """Of a request that nobody traces."""
+    return RequestRecord("", INVALID_SPAN)
+
+
 def work_of(order: int, *pictures: int, admission: Admission | None = None) -> Work:
     """An admitted request for pictures of these numbers, all of them decoded. Needs a running event loop."""
     admission = admission or roomy()
     admission.admit(len(pictures), PATIENCE)
-    work = Work(order, [b""] * len(pictures), admission)
+    work = Work(order, [b""] * len(pictures), admission, record())
     for item, number in zip(work.items, pictures, strict=True):
         item.pixels = picture(number)
     return work
@@ -129,5 +136,5 @@ def runner_of(
         sizes=sizes,
         reopen=reopen,
         name="m",
-        metrics=metrics or Metrics().of_model("m", 1),
+        metrics=metrics or Metrics().of_model("m", 1, "ab"),
     )

@@ -60,7 +60,7 @@ def model_of(name: str, version: int) -> ServedModel:
             runners={},
             own_workers=[],
             admission=roomy(),
-            metrics=Metrics().of_model(name, version),
+            metrics=Metrics().of_model(name, version, []),
         )
 
     return asyncio.run(build())

@@ -136,7 +136,7 @@ def test_a_batch_is_due_when_it_is_full() -> None:
         due = []
         for item in items:
             queue.put(item)
-            due.append(queue.is_due(item.ready_at))
+            due.append(queue.is_due(item.decoded))
 
         assert due == [False, False, True, True]
 
@@ -149,11 +149,11 @@ def test_a_batch_is_due_when_its_next_picture_has_waited_for_long_enough() -> No
         (item,) = work_of(0, 1).items
         queue.put(item)
 
-        assert queue.oldest == item.ready_at
-        assert not queue.is_due(item.ready_at + 1.9)
-        assert queue.is_due(item.ready_at + 2.1)
+        assert queue.oldest == item.decoded
+        assert not queue.is_due(item.decoded + 1.9)
+        assert queue.is_due(item.decoded + 2.1)
         queue.take(1)
-        assert not queue.is_due(item.ready_at + 2.1)
+        assert not queue.is_due(item.decoded + 2.1)
 
     in_loop(scenario)
 

@@ -45,7 +45,7 @@ from service.workers import Workers
 from tests.service import colours
 from tests.service.live import PATIENCE
 from tests.service.pictures import encode, noise, png
-from tests.service.stand_ins import Run, no_reopening, session
+from tests.service.stand_ins import Run, no_reopening, record, session
 
 NAMES = ["red", "green", "blue"]
 
@@ -84,7 +84,7 @@ class Bench:
         self.session = Session.open(path, device="cpu", threads=1)
         self.workers = Workers(threads, "test")
         queue = BatchQueue(limit=4, patience=0.01)
-        model_metrics = self.metrics.of_model("colours", 1)
+        model_metrics = self.metrics.of_model("colours", 1, self.session.artifact.labels)
         self.runner = Runner(
             queue,
             session(run) if run else self.session,
@@ -114,7 +114,10 @@ class Bench:
         self, pictures: Sequence[bytes], *, seconds: float = PATIENCE, receive: Receive = stay
     ) -> list[Result]:
         deadline = Deadline(asyncio.get_running_loop().time() + seconds, round(seconds * 1000))
-        return await self.classifier.classify(self.model, [Picture(None, data) for data in pictures], deadline, receive)
+        request = record()
+        request.model = self.model
+        encoded = [Picture(None, data) for data in pictures]
+        return await self.classifier.classify(request, self.model, encoded, deadline, receive)
 
     def counted(self) -> dict[str, float]:
         """Pictures by outcome, those outcomes left out that none had."""

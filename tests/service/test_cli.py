@@ -22,7 +22,7 @@ def test_help_shows_every_setting_with_default_and_environment_name() -> None:
     assert shown.returncode == 0
     options = {
         found[1]: found[0]
-        for found in re.finditer(r"--([a-z-]+) .*?(?=\n  -|\Z)", shown.stdout.partition("options:")[2], re.DOTALL)
+        for found in re.finditer(r"--([a-z-]+),? .*?(?=\n  -|\Z)", shown.stdout.partition("options:")[2], re.DOTALL)
     }
     assert options.keys() - {"help"} == {name.replace("_", "-") for name in Settings.model_fields}
     for name, field in Settings.model_fields.items():
@@ -55,7 +55,7 @@ def test_a_wrong_setting_is_named(arguments: list[str], settings: dict[str, str]
 
 def assert_not_started(process: subprocess.CompletedProcess[str], told: str) -> None:
     assert process.returncode == 1
-    assert re.search(rf"^strip-mlp-serve: .*{told}", process.stderr, re.MULTILINE), process.stderr
+    assert re.search(f'"level": "CRITICAL".*the service cannot start: .*{told}', process.stderr), process.stderr
     assert "Traceback" not in process.stderr
 
 

@@ -1,17 +1,19 @@
 """What the metrics count."""
 
+import threading
 from pathlib import Path
 from typing import get_args
 
 import pytest
-from prometheus_client import CONTENT_TYPE_LATEST
+from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.decoding import decode
 from service.errors import Outcome
 from service.metrics import Metrics
 from tests.service import colours
 from tests.service.conftest import Gate, InThread
-from tests.service.live import PATIENCE, classify, live_service, metric
+from tests.service.live import PATIENCE, classify, listening_service, live_service, metric
 from tests.service.pictures import png
 
 
@@ -38,6 +40,84 @@ def test_everything_is_counted_once(colour_models: Path) -> None:
         assert metric(client, "stripmlp_queue_limit", model="colours") == 512
         assert metric(client, "stripmlp_model_info", model="colours", version="1", checkpoint_sha256="c0" * 32) == 1
         assert metric(client, "stripmlp_model_parity_max_abs_error", model="colours", version="1") == 0.25
+
+
+def test_the_metrics_say_how_models_were_loaded_and_whether_the_service_is_ready(colour_models: Path) -> None:
+    with live_service(colour_models, admin_token="t") as client:
+        assert metric(client, "stripmlp_ready") == 1
+        assert metric(client, "stripmlp_model_loads_total", model="colours", outcome="ok") == 1
+        assert metric(client, "stripmlp_cuda_expected") == 0
+
+        bad = colour_models / "colours" / "2" / "model.onnx"
+        bad.parent.mkdir()
+        bad.write_bytes(b"no model")
+        client.post("/models/reload", headers={"Authorization": "Bearer t"})
+
+        assert metric(client, "stripmlp_model_loads_total", model="colours", outcome="failed") == 1
+        assert metric(client, "stripmlp_model_loads_total", model="colours", outcome="ok") == 1
+        assert metric(client, "stripmlp_ready") == 1
+
+
+def test_a_service_without_models_is_not_ready(tmp_path: Path) -> None:
+    with listening_service(tmp_path, lambda _: None) as client:
+        assert metric(client, "stripmlp_ready") == 0
+
+
+def test_predictions_are_counted_by_label_with_their_probability(colour_models: Path) -> None:
+    with live_service(colour_models) as client:
+        assert metric(client, "stripmlp_predictions_total", label="blue") == 0
+        answer = classify(client, png("red"), png("blue"), png("red"), b"no picture", top_k=1).json()
+
+        for label, count in (("red", 2), ("green", 0), ("blue", 1)):
+            assert metric(client, "stripmlp_predictions_total", model="colours", label=label) == count
+        assert metric(client, "stripmlp_top1_probability_count", model="colours") == 3
+        probabilities = [each["predictions"][0]["probability"] for each in answer["results"] if "predictions" in each]
+        assert metric(client, "stripmlp_top1_probability_sum", model="colours") == pytest.approx(sum(probabilities))
+
+
+@pytest.mark.parametrize(("labels", "series"), [(200, 200), (201, 0)])
+def test_models_of_many_classes_have_no_series_for_each(labels: int, series: int) -> None:
+    metrics = Metrics()
+    of_model = metrics.of_model("m", 1, [f"label {number}" for number in range(labels)])
+
+    of_model.count_prediction(0, 0.5)
+
+    (family,) = [each for each in metrics.registry.collect() if each.name == "stripmlp_predictions"]
+    assert len(family.samples) == series
+    assert metrics.registry.get_sample_value("stripmlp_top1_probability_count", {"model": "m"}) == 1
+
+
+def test_threads_that_decode_are_shown(
+    colour_models: Path, in_thread: InThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, release = threading.Event(), threading.Event()
+
+    def hold(data: bytes, *, max_pixels: int) -> Image.Image:
+        entered.set()
+        assert release.wait(PATIENCE)
+        return decode(data, max_pixels=max_pixels)
+
+    monkeypatch.setattr("service.classifier.decode", hold)
+    with live_service(colour_models) as client:
+        assert metric(client, "stripmlp_decode_busy_threads") == 0
+        answer = in_thread(lambda: classify(client, png("red")))
+        assert entered.wait(PATIENCE)
+        assert metric(client, "stripmlp_decode_busy_threads") == 1
+
+        release.set()
+        assert answer.result().status_code == 200
+        assert metric(client, "stripmlp_decode_busy_threads") == 0
+
+
+def test_a_run_is_no_decode(colour_models: Path, gate: Gate, in_thread: InThread) -> None:
+    with live_service(colour_models) as client:
+        gate.close()
+        answer = in_thread(lambda: classify(client, png("red")))
+        assert gate.reached.wait(PATIENCE)
+
+        assert metric(client, "stripmlp_decode_busy_threads") == 0
+        gate.open.set()
+        assert answer.result().status_code == 200
 
 
 def test_what_is_under_way_is_shown(colour_models: Path, gate: Gate, in_thread: InThread) -> None:
@@ -75,7 +155,8 @@ def test_the_scrape_is_prometheus_text_with_the_process_in_it(colour_models: Pat
         response = client.get("/metrics")
 
     names = {family.name for family in text_string_to_metric_families(response.text)}
-    assert response.headers["content-type"] == CONTENT_TYPE_LATEST
+    assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert not any(name.endswith("_created") for name in names)
     assert {"process_resident_memory_bytes", "python_info", "python_gc_collections", "stripmlp_batch_size"} <= names
 
 
@@ -95,7 +176,7 @@ def test_buckets_reach_far_enough(largest: float, histogram: str) -> None:
 
 def test_a_versions_pictures_are_counted_by_outcome_from_zero() -> None:
     metrics = Metrics()
-    of_model = metrics.of_model("m", 7)
+    of_model = metrics.of_model("m", 7, [])
 
     def counted(outcome: str) -> float | None:
         labels = {"model": "m", "version": "7", "outcome": outcome}
@@ -110,14 +191,14 @@ def test_a_versions_pictures_are_counted_by_outcome_from_zero() -> None:
 def test_versions_of_a_model_share_all_but_what_became_of_their_pictures() -> None:
     metrics = Metrics()
     for version in 1, 2:
-        of_model = metrics.of_model("m", version)
+        of_model = metrics.of_model("m", version, [])
         of_model.count("ok")
         of_model.padding.inc()
         of_model.batch_size.observe(1)
-        of_model.queue_seconds.observe(1)
+        of_model.stage_seconds["queue"].observe(1)
 
     value = metrics.registry.get_sample_value
     assert value("stripmlp_images_total", {"model": "m", "version": "2", "outcome": "ok"}) == 1
-    assert value("stripmlp_padding_images_total", {"model": "m"}) == 2
+    assert value("stripmlp_batch_padding_total", {"model": "m"}) == 2
     assert value("stripmlp_batch_size_count", {"model": "m"}) == 2
     assert value("stripmlp_stage_duration_seconds_count", {"model": "m", "stage": "queue"}) == 2

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service import answers, endpoint, errors, routes
+from service import answers, endpoint, errors, metrics
 from service.answers import Problem
 from service.problems import problem_response
 from tests.service.conftest import Gate, InThread
@@ -115,7 +115,7 @@ def test_a_client_that_is_gone_is_told_nothing() -> None:
     [
         (endpoint, "read_pictures", "POST", "/classify?model=shades"),
         (answers, "rank", "POST", "/classify?model=shades"),
-        (routes, "generate_latest", "GET", "/metrics"),
+        (metrics, "choose_encoder", "GET", "/metrics"),
     ],
 )
 def test_a_bug_tells_the_client_nothing(
@@ -140,7 +140,7 @@ def test_a_bug_tells_the_client_nothing(
     assert response.headers["content-type"] == "application/problem+json"
     assert Problem.model_validate_json(response.content).code == "internal_error"
     # Where uvicorn drops the connection, a client must not use it for another request.
-    assert (response.headers.get("connection") == "close") is (module is routes)
+    assert (response.headers.get("connection") == "close") is (module is metrics)
     assert "secret" not in response.text
     assert "ZeroDivisionError" not in response.text
     assert metric(narrow, "stripmlp_requests_total", endpoint=path, code="500") == before + 1

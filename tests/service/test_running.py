@@ -172,13 +172,13 @@ def test_batches_are_padded_to_the_next_size_and_padding_is_no_ones_answer(count
     pictures = list(range(100, 100 + count))
 
     async def scenario() -> list[Any]:
-        runner = runner_of(queue_of(), noted, sizes=sizes, metrics=metrics.of_model("m", 1))
+        runner = runner_of(queue_of(), noted, sizes=sizes, metrics=metrics.of_model("m", 1, []))
         return await run_alone(runner, *pictures)
 
     assert asyncio.run(scenario()) == pictures
     size = min(each for each in sizes if each >= count)
     assert noted.batches == [pictures + [BLANK] * (size - count)]
-    assert metrics.registry.get_sample_value("stripmlp_padding_images_total", {"model": "m"}) == size - count
+    assert metrics.registry.get_sample_value("stripmlp_batch_padding_total", {"model": "m"}) == size - count
     # The batch's own size is counted without.
     assert metrics.registry.get_sample_value("stripmlp_batch_size_sum", {"model": "m"}) == count
 
@@ -187,11 +187,11 @@ def test_without_sizes_nothing_is_padded() -> None:
     metrics, noted = Metrics(), Noted()
 
     async def scenario() -> list[Any]:
-        return await run_alone(runner_of(queue_of(), noted, metrics=metrics.of_model("m", 1)), 1, 2, 3)
+        return await run_alone(runner_of(queue_of(), noted, metrics=metrics.of_model("m", 1, [])), 1, 2, 3)
 
     assert asyncio.run(scenario()) == [1, 2, 3]
     assert noted.batches == [[1, 2, 3]]
-    assert metrics.registry.get_sample_value("stripmlp_padding_images_total", {"model": "m"}) == 0
+    assert metrics.registry.get_sample_value("stripmlp_batch_padding_total", {"model": "m"}) == 0
 
 
 def test_pictures_that_are_run_again_are_padded_too() -> None:
@@ -208,7 +208,7 @@ def test_runs_and_waits_are_measured() -> None:
     metrics = Metrics()
 
     async def scenario() -> None:
-        runner = runner_of(queue_of(), metrics=metrics.of_model("m", 1))
+        runner = runner_of(queue_of(), metrics=metrics.of_model("m", 1, []))
         await run_alone(runner, 1, 2, 3)
         await run_alone(runner, 4)
 

@@ -47,6 +47,9 @@ def test_defaults() -> None:
         "drain_seconds": 5,
         "shutdown_seconds": 30,
         "log_level": "info",
+        "log_format": "auto",
+        "log_filenames": False,
+        "tracing": False,
     }
 
 

@@ -12,8 +12,9 @@ import pytest
 
 from service.settings import Settings
 from service.supervisor import Supervisor
+from service.worker_processes import MULTIPROCESS_FOLDER
 from tests.service import colours
-from tests.service.live import PATIENCE, await_true, connect
+from tests.service.live import PATIENCE, await_true, connect, metric
 from tests.service.pictures import png
 from tests.service.processes import Process, children, running, started
 
@@ -52,6 +53,60 @@ def test_workers_answer_reload_and_end_cleanly(colour_models: Path) -> None:
         assert process.wait() == 0
         assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
     assert "Traceback" not in process.messages
+
+
+def test_the_workers_metrics_are_those_of_all_of_them(colour_models: Path) -> None:
+    with running(*options(colour_models), workers=2) as (process, client):
+        # A connection of its own each time, as it stays with the worker that took it.
+        seen = {httpx.get(client.base_url.join("/healthz")).status_code for _ in range(20)}
+        assert seen == {200}
+        for _ in range(20):
+            assert ask(client) == 1
+        for _ in range(5):  # whoever answers
+            assert fresh_metric(client, "stripmlp_images_total", outcome="ok") == 20
+            assert fresh_metric(client, "stripmlp_requests_total", endpoint="/classify", code="200") == 20
+            assert fresh_metric(client, "stripmlp_predictions_total", label="red") == 20
+            assert fresh_metric(client, "stripmlp_batch_size_count") == 20
+            assert fresh_metric(client, "stripmlp_model_info") == 1
+            assert fresh_metric(client, "stripmlp_queue_limit") == 2 * 512
+            assert fresh_metric(client, "stripmlp_queue_images") == 0
+            assert fresh_metric(client, "stripmlp_in_flight_requests") == 1
+        await_true(lambda: fresh_metric(client, "stripmlp_ready") == 1)
+        both = sum(
+            int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            for pid in workers_of(process)
+        )
+        assert fresh_metric(client, "process_resident_memory_bytes") == pytest.approx(both, rel=0.1)
+
+        client.close()
+        killed, _ = workers_of(process)
+        os.kill(killed, signal.SIGKILL)
+        process.await_line(f"worker {killed} died")
+        process.await_line("Application startup complete")
+
+        assert fresh_metric(client, "stripmlp_images_total", outcome="ok") == 20  # those of the dead count on
+        assert fresh_metric(client, "stripmlp_queue_limit") == 2 * 512
+        assert ask(client) == 1
+        assert fresh_metric(client, "stripmlp_images_total", outcome="ok") == 21
+
+
+def test_a_reload_by_request_reaches_all_workers(colour_models: Path) -> None:
+    with running(*options(colour_models), "--admin-token", "t", workers=2) as (process, client):
+        colours.save_served(colour_models, version=2)
+
+        assert client.post("/models/reload", headers={"Authorization": "Bearer t"}).status_code == 200
+
+        for _ in range(2):
+            process.await_line("unloaded colours version 1")
+        assert [ask(client) for _ in range(10)] == [2] * 10
+        assert fresh_metric(client, "stripmlp_model_info", version="2") == 1
+        assert fresh_metric(client, "stripmlp_model_info", version="1") == 0
+
+
+def fresh_metric(client: httpx.Client, name: str, **labels: str) -> float:
+    """Asked on a connection of its own, of whichever worker takes it."""
+    with httpx.Client(base_url=client.base_url, timeout=PATIENCE) as other:
+        return metric(other, name, **labels)
 
 
 def test_a_worker_that_is_killed_is_replaced(colour_models: Path) -> None:
@@ -97,7 +152,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_supervisor(tmp_path: Path) -> No
     with started(*options(tmp_path), "--port", "0", "--workers", "2") as process:
         assert process.wait() == 1
 
-    assert re.search("^strip-mlp-serve: .*has no 'strip_mlp_artifact' metadata", process.messages, re.MULTILINE)
+    assert re.search("the service cannot start: .*has no 'strip_mlp_artifact' metadata", process.messages)
     assert "could not start; ending the others" in process.messages
     assert "Traceback" not in process.messages
 
@@ -115,10 +170,11 @@ class Ended:
 
 
 @pytest.mark.parametrize("exitcode", [0, 1, -9])
-def test_a_worker_that_ends_unasked_is_replaced(exitcode: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_ends_unasked_is_replaced(exitcode: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Also with 1, with which Python itself ends after an exception."""
     started: list[socket.socket] = []
     monkeypatch.setattr(Supervisor, "_start", lambda _, listener: started.append(listener))
+    monkeypatch.setenv(MULTIPROCESS_FOLDER, str(tmp_path))
     supervisor = Supervisor(Settings(workers=2))
     worker: Any = Ended(exitcode)
     supervisor._workers[worker.pid], supervisor._started[worker.pid] = worker, 0

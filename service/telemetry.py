@@ -1,0 +1,94 @@
+"""What every request leaves behind: an id, a Server-Timing header, metrics, a line of the log, spans of its trace."""
+
+import logging
+from time import perf_counter
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.metrics import Metrics
+from service.record import KEY, RequestRecord
+from service.tracing import Tracing
+
+logger = logging.getLogger("service.requests")
+
+PROBES = {"/healthz", "/readyz", "/metrics"}
+"""Endpoints that are asked every few seconds; the log tells of them with `--log-level debug` alone."""
+
+
+class Telemetry:
+    """Goes around the whole application. Pure ASGI, as bodies must not be buffered.
+
+    Args:
+        app: what answers.
+        metrics: where requests are counted and timed.
+        tracing: where their spans go.
+        log_filenames: whether the log names the files that were sent.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing, *, log_filenames: bool) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._tracing = tracing
+        self._log_filenames = log_filenames
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        record = RequestRecord(headers.get(b"x-request-id", b"").decode("latin-1"), self._tracing.begin(headers))
+        scope[KEY] = record
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                own = (
+                    (b"x-request-id", record.request_id.encode()),
+                    (b"server-timing", record.server_timing.encode()),
+                )
+                message["headers"] = [*message["headers"], *own]
+            await send(message)
+
+        with self._metrics.in_flight_requests.track_inprogress():
+            try:
+                await self._app(scope, receive, send_with_headers)
+            finally:
+                # Paths that are no route share one label, as clients could invent any number of them.
+                route = scope.get("route")
+                self._tell(record, scope["method"], route.path if route else "none")
+
+    def _tell(self, record: RequestRecord, method: str, endpoint: str) -> None:
+        ended = perf_counter()
+        trace_id = record.trace_id
+        self._metrics.requests.labels(endpoint, str(record.status)).inc()
+        self._metrics.request_seconds.labels(endpoint).observe(
+            ended - record.started, None if trace_id is None else {"trace_id": trace_id}
+        )
+        self._tracing.end(record, method, endpoint, ended)
+        level = logging.DEBUG if endpoint in PROBES else logging.INFO
+        if logger.isEnabledFor(level):
+            fields = {"method": method, "endpoint": endpoint, **self._fields(record, ended)}
+            logger.log(level, "%s %s %d", method, endpoint, record.status, extra=fields)
+
+    def _fields(self, record: RequestRecord, ended: float) -> dict[str, Any]:
+        fields: dict[str, Any] = {
+            "status": record.status,
+            "request_id": record.request_id,
+            "duration_ms": _milliseconds(ended - record.started),
+        }
+        if record.trace_id is not None:
+            fields["trace_id"] = record.trace_id
+        if record.model is not None:
+            fields["model"], fields["version"] = record.model.key
+        if record.outcomes:
+            fields["pictures"] = dict(record.outcomes)
+        if record.stages:
+            fields["stages_ms"] = {stage: _milliseconds(end - start) for stage, (start, end) in record.stages.items()}
+        if self._log_filenames and record.filenames:
+            fields["filenames"] = list(record.filenames)
+        return fields
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(1000 * seconds, 2)
