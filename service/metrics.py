@@ -126,6 +126,9 @@ class Metrics:
             "livemax",
             "model", "version",
         )  # fmt: skip
+        self.repository_error = self._gauge(
+            "stripmlp_repository_error", "1 if the model repository cannot be read, else 0.", "livemax"
+        )
         self.model_parity_error = self._gauge(
             "stripmlp_model_parity_max_abs_error",
             "Largest logit error that the export's parity check found.",

@@ -92,8 +92,10 @@ class Reloader:
                 if self._models.repository_error != str(error):
                     logger.error("the models stay as they are: %s", error)  # noqa: TRY400 - the message says it all
                 self._models.repository_error = str(error)
+                self._metrics.repository_error.set(1)
                 return
             self._models.repository_error = None
+            self._metrics.repository_error.set(0)
             before = {model.key: model for model in self._models.served}
             served: dict[Key, ServedModel] = {}
             wanted: set[Key] = set()

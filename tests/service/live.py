@@ -81,9 +81,9 @@ def failed_start(models: Path, **settings: Any) -> StartupError:
     return failure
 
 
-def await_true(condition: Callable[[], bool]) -> None:
+def await_true(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
     """Ask until it is so; asking has to take a moment, as a request does."""
-    given_up = monotonic() + PATIENCE
+    given_up = monotonic() + seconds
     while not condition():
         assert monotonic() < given_up
 

@@ -302,6 +302,7 @@ def test_a_repository_that_cannot_be_read_leaves_everything_as_it_was(tmp_path: 
 
         assert versions(answer) == [1]
         assert str(models) in answer["repository_error"]
+        assert metric(client, "stripmlp_repository_error") == 1
         assert client.get("/models").json() == answer
         assert label(client) == "red"
         assert client.get("/readyz").status_code == 200
@@ -312,6 +313,7 @@ def test_a_repository_that_cannot_be_read_leaves_everything_as_it_was(tmp_path: 
         answer = reload(client)
         assert versions(answer) == [2]
         assert answer["repository_error"] is None
+        assert metric(client, "stripmlp_repository_error") == 0
 
 
 def test_a_request_is_answered_by_the_version_that_it_started_with(
