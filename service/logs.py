@@ -18,7 +18,7 @@ class TextFormatter(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+    def formatMessage(self, record: logging.LogRecord) -> str:
         fields = merge_record_extra(record, {}, NOT_SHOWN)
         return " ".join([super().formatMessage(record), *(f"{name}={value}" for name, value in fields.items())])
 

@@ -90,7 +90,7 @@ class Reloader:
                 found = await asyncio.to_thread(find_models, self._settings.models)
             except UnusableModel as error:
                 if self._models.repository_error != str(error):
-                    logger.error("the models stay as they are: %s", error)  # noqa: TRY400 - the message says it all
+                    logger.error("the models stay as they are: %s", error)
                 self._models.repository_error = str(error)
                 self._metrics.repository_error.set(1)
                 return
@@ -128,7 +128,7 @@ class Reloader:
             model = await self._load(file)
         except StartupError as error:
             self._metrics.model_loads.labels(file.name, "failed").inc()
-            logger.error("%s version %d is not served: %s", *key, error)  # noqa: TRY400 - the message says it all
+            logger.error("%s version %d is not served: %s", *key, error)
             self._failed[key] = file.stamp, str(error)
             return old
         except Exception as error:  # whatever it is, the models that work must go on

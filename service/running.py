@@ -133,7 +133,7 @@ class Runner:
         try:
             await asyncio.to_thread(self._session.probe)
         except Exception as error:  # onnxruntime's exceptions have no common base class
-            logger.error("model %s fails on a blank picture too and is opened anew: %s", self._name, error)  # noqa: TRY400 - the runs' tracebacks are logged
+            logger.error("model %s fails on a blank picture too and is opened anew: %s", self._name, error)
         else:
             logger.warning("model %s classifies a blank picture: the pictures were at fault", self._name)
             self._failures = 0

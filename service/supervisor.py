@@ -51,7 +51,7 @@ class Supervisor:
                 backlog=2048,
             )
         except OSError as error:
-            logger.error("cannot listen on %s port %d: %s", self._settings.host, self._settings.port, error)  # noqa: TRY400 - the message says it all
+            logger.error("cannot listen on %s port %d: %s", self._settings.host, self._settings.port, error)
             return 1
         logger.info("supervisor %d listens on %s port %d", os.getpid(), *listener.getsockname()[:2])
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

@@ -20,22 +20,22 @@ class Nvml:
     init_error: GpuError | None = None
     broken_gpu: int | None = None
 
-    def nvmlInit(self) -> None:  # noqa: N802 - the library's names
+    def nvmlInit(self) -> None:
         if self.init_error is not None:
             raise self.init_error
 
-    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+    def nvmlDeviceGetCount(self) -> int:
         return 2
 
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
         if index == self.broken_gpu:
             raise GpuError("GPU is lost")
         return index
 
-    def nvmlDeviceGetMemoryInfo(self, index: int) -> Any:  # noqa: N802
+    def nvmlDeviceGetMemoryInfo(self, index: int) -> Any:
         return SimpleNamespace(total=80 * 2**30, used=(index + 1) * 2**30)
 
-    def nvmlDeviceGetUtilizationRates(self, index: int) -> Any:  # noqa: N802
+    def nvmlDeviceGetUtilizationRates(self, index: int) -> Any:
         return SimpleNamespace(gpu=25 * (index + 1), memory=1)
 
 

@@ -11,6 +11,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.decoding import decode
 from service.errors import Outcome
 from service.metrics import Metrics
+from service.models import Models
+from service.settings import Settings
+from service.workers import Workers
 from tests.service import colours
 from tests.service.conftest import Gate, InThread
 from tests.service.live import PATIENCE, classify, listening_service, live_service, metric
@@ -58,6 +61,39 @@ def test_the_metrics_say_how_models_were_loaded_and_whether_the_service_is_ready
         assert metric(client, "stripmlp_ready") == 1
 
 
+def test_the_metrics_say_that_cuda_was_asked_for(colour_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.app.expects_cuda", lambda device: device == "cpu")
+    with live_service(colour_models, device="cpu") as client:
+        assert metric(client, "stripmlp_cuda_expected") == 1
+
+
+def test_a_service_that_is_about_to_end_is_not_ready(tmp_path: Path) -> None:
+    metrics, workers = Metrics(), Workers(1, "test")
+    models = Models(Settings(models=tmp_path), metrics, workers)
+
+    def ready() -> float | None:
+        models.update_gauges()
+        return metrics.registry.get_sample_value("stripmlp_ready")
+
+    assert ready() == 0
+    models.unready = None
+    assert ready() == 1
+    models.draining = True
+    assert ready() == 0
+    workers.close()
+
+
+def test_a_series_that_is_forgotten_is_gone() -> None:
+    metrics = Metrics()
+    metrics.queue_limit.labels("m").set(5)
+    metrics.queue_limit.labels("n").set(7)
+
+    metrics.forget(metrics.queue_limit, "m")
+
+    (family,) = [family for family in metrics.registry.collect() if family.name == "stripmlp_queue_limit"]
+    assert [sample.labels for sample in family.samples] == [{"model": "n"}]
+
+
 def test_a_service_without_models_is_not_ready(tmp_path: Path) -> None:
     with listening_service(tmp_path, lambda _: None) as client:
         assert metric(client, "stripmlp_ready") == 0
@@ -66,7 +102,7 @@ def test_a_service_without_models_is_not_ready(tmp_path: Path) -> None:
 def test_predictions_are_counted_by_label_with_their_probability(colour_models: Path) -> None:
     with live_service(colour_models) as client:
         assert metric(client, "stripmlp_predictions_total", label="blue") == 0
-        answer = classify(client, png("red"), png("blue"), png("red"), b"no picture", top_k=1).json()
+        answer = classify(client, png("red"), png("blue"), png("red"), b"no picture").json()
 
         for label, count in (("red", 2), ("green", 0), ("blue", 1)):
             assert metric(client, "stripmlp_predictions_total", model="colours", label=label) == count
