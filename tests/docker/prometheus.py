@@ -93,6 +93,7 @@ def prometheus_of(target: str, folder: Path) -> Iterator[Prometheus]:
         prometheus = Prometheus(f"http://{address}")
         try:
             await_true(lambda: prometheus.is_ready or process.poll() is not None)
+            assert process.poll() is None, "Prometheus does not start; its messages are above"
             yield prometheus
         finally:
             prometheus.close()
