@@ -1,5 +1,6 @@
 # make serve   serve the bundled model on port 8000
 # make test    lint, types and every test
+# make compose-test   builds the images and starts docker-compose.yml, for which it needs a Docker engine
 # make bench   the service beside other servers, about 20 minutes; ARGS="--help" shows how to have less
 # make storm   the service under three times the load that it can answer, a minute
 
@@ -17,7 +18,7 @@ BENCH := .bench
 BENCH_PYTHON ?= $(shell python3.12 -c '' 2>/dev/null && echo python3.12 || echo $(PYTHON))
 export BENCH_PYTHON
 
-.PHONY: serve test lint bench storm clean only-one-runtime
+.PHONY: serve test compose-test lint bench storm clean only-one-runtime
 
 serve: $(VENV)/.serve-$(RUNTIME)
 	$(BIN)/strip-mlp-serve
@@ -27,6 +28,9 @@ test: $(VENV)/.test-$(RUNTIME) lint
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+compose-test: $(VENV)/.test-$(RUNTIME)
+	$(BIN)/pytest -m compose tests/docker
 
 lint: $(VENV)/.test-$(RUNTIME)
 	$(BIN)/ruff check .

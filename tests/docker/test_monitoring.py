@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -243,3 +244,6 @@ def test_grafana_finds_the_data_source_and_the_dashboard() -> None:
     (provider,) = yaml.safe_load((GRAFANA / "provisioning/dashboards/strip-mlp.yml").read_text("utf-8"))["providers"]
     assert mounts["./docker/grafana/dashboards"] == provider["options"]["path"]
     assert mounts["./docker/grafana/provisioning"] == "/etc/grafana/provisioning"
+    home = Path(compose["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
+    assert (GRAFANA / "dashboards" / home.name).exists()
+    assert str(home.parent) == provider["options"]["path"]
