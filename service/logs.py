@@ -1,43 +1,63 @@
-"""The log: JSON lines for machines, plain text on a terminal, both with the fields of a request."""
+"""The log: JSON lines for machines, plain text on a terminal.
+
+Requests have a line each, by way of structlog, which takes a third of the time that `logging` does; all else goes
+through `logging` and looks the same.
+"""
 
 import logging
 import sys
+from typing import Any
 
-from pythonjsonlogger.core import RESERVED_ATTRS, merge_record_extra
-from pythonjsonlogger.json import JsonFormatter
+import orjson
+import structlog
+from structlog.typing import FilteringBoundLogger, Processor
 
 from service.settings import Settings
 
-NOT_SHOWN = (*RESERVED_ATTRS, "color_message")
-"""Attributes of a log record that are no fields; the last is uvicorn's, its message in colours."""
-
-
-class TextFormatter(logging.Formatter):
-    """One line for a person, the fields at its end."""
-
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        fields = merge_record_extra(record, {}, NOT_SHOWN)
-        return " ".join([super().formatMessage(record), *(f"{name}={value}" for name, value in fields.items())])
+TIME = structlog.processors.TimeStamper(fmt="iso", utc=True, key="time")
 
 
 def start_logging(settings: Settings) -> None:
     """Log to standard error, as JSON lines unless that is a terminal or the settings say otherwise."""
-    as_text = settings.log_format == "text" or (settings.log_format == "auto" and sys.stderr.isatty())
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    render = _text() if _is_text(settings) else _json()
+    structlog.configure(
+        processors=[structlog.processors.add_log_level, TIME, *render],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+    )
     handler = logging.StreamHandler()
-    handler.setFormatter(TextFormatter() if as_text else json_formatter())
-    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name, TIME],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+        )
+    )
+    logging.basicConfig(level=level, handlers=[handler])
     logging.captureWarnings(capture=True)
 
 
-def json_formatter() -> JsonFormatter:
-    """Time (UTC, RFC 3339), level, logger and message, then the fields."""
-    return JsonFormatter(
-        ["timestamp", "levelname", "name", "message"],
-        timestamp=True,
-        rename_fields={"timestamp": "time", "levelname": "level", "name": "logger"},
-        reserved_attrs=NOT_SHOWN,
-        json_ensure_ascii=False,
-    )
+def request_logger() -> FilteringBoundLogger:
+    """For a line a request."""
+    logger: FilteringBoundLogger = structlog.get_logger().bind(logger="service.requests")
+    return logger
+
+
+def _is_text(settings: Settings) -> bool:
+    return settings.log_format == "text" or (settings.log_format == "auto" and sys.stderr.isatty())
+
+
+def _text() -> list[Processor]:
+    return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), timestamp_key="time")]
+
+
+def _json() -> list[Processor]:
+    return [
+        structlog.processors.format_exc_info,
+        structlog.processors.EventRenamer("message"),
+        structlog.processors.JSONRenderer(serializer=_dumps),
+    ]
+
+
+def _dumps(fields: Any, **options: Any) -> str:
+    return orjson.dumps(fields, **options).decode()

@@ -1,16 +1,14 @@
 """What every request leaves behind: an id, a Server-Timing header, metrics, a line of the log, spans of its trace."""
 
-import logging
 from time import perf_counter
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.logs import request_logger
 from service.metrics import Metrics
 from service.record import KEY, RequestRecord
 from service.tracing import Tracing
-
-logger = logging.getLogger("service.requests")
 
 PROBES = {"/healthz", "/readyz", "/metrics"}
 """Endpoints that are asked every few seconds; the log tells of them with `--log-level debug` alone."""
@@ -31,6 +29,7 @@ class Telemetry:
         self._metrics = metrics
         self._tracing = tracing
         self._log_filenames = log_filenames
+        self._logger = request_logger()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -66,10 +65,8 @@ class Telemetry:
             ended - record.started, None if trace_id is None else {"trace_id": trace_id}
         )
         self._tracing.end(record, method, endpoint, ended)
-        level = logging.DEBUG if endpoint in PROBES else logging.INFO
-        if logger.isEnabledFor(level):
-            fields = {"method": method, "endpoint": endpoint, **self._fields(record, ended)}
-            logger.log(level, "%s %s %d", method, endpoint, record.status, extra=fields)
+        log = self._logger.debug if endpoint in PROBES else self._logger.info
+        log("request", method=method, endpoint=endpoint, **self._fields(record, ended))
 
     def _fields(self, record: RequestRecord, ended: float) -> dict[str, Any]:
         fields: dict[str, Any] = {

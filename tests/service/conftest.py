@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import structlog
 
 from service.preprocessing import Pixels
 from service.session import Scores, Session
@@ -15,6 +16,12 @@ from tests.service.live import PATIENCE, live_service
 
 InThread = Callable[[Callable[[], httpx.Response]], Future[httpx.Response]]
 """What the fixture `in_thread` is."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_lines_of_requests() -> None:
+    """Services that tests start in this process log no requests, as nobody would read of them."""
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
 
 
 @pytest.fixture(scope="session")

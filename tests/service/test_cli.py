@@ -55,7 +55,7 @@ def test_a_wrong_setting_is_named(arguments: list[str], settings: dict[str, str]
 
 def assert_not_started(process: subprocess.CompletedProcess[str], told: str) -> None:
     assert process.returncode == 1
-    assert re.search(f'"level": "CRITICAL".*the service cannot start: .*{told}', process.stderr), process.stderr
+    assert re.search(f'"level":"critical".*the service cannot start: .*{told}', process.stderr), process.stderr
     assert "Traceback" not in process.stderr
 
 

@@ -1,57 +1,18 @@
-"""What the log looks like."""
+"""What the log looks like, be it of a request or of anything else."""
 
 import io
 import json
 import logging
-import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+import structlog
 
-from service.logs import TextFormatter, json_formatter, start_logging
+from service.logs import request_logger, start_logging
 from service.settings import LogFormat, Settings
-
-
-def line_of(formatter: logging.Formatter, *, failing: bool = False) -> str:
-    exc_info = (ValueError, ValueError("odd\nindeed"), None) if failing else None
-    record = logging.getLogger("service.x").makeRecord(
-        "service.x", logging.WARNING, "f", 1, "took %d ms", (3,), exc_info,
-        extra={"model": "größe", "stages_ms": {"read": 0.5}, "color_message": "in colours"},
-    )  # fmt: skip
-    return formatter.format(record)
-
-
-def test_json_is_a_line_with_time_level_logger_message_and_fields() -> None:
-    line = line_of(json_formatter())
-
-    fields = json.loads(line)
-    assert list(fields) == ["time", "level", "logger", "message", "model", "stages_ms"]
-    time = datetime.fromisoformat(fields.pop("time"))
-    assert time.tzinfo == UTC
-    assert abs(datetime.now(UTC) - time) < timedelta(minutes=1)
-    assert fields == {
-        "level": "WARNING",
-        "logger": "service.x",
-        "message": "took 3 ms",
-        "model": "größe",
-        "stages_ms": {"read": 0.5},
-    }
-    assert "\n" not in line
-
-
-def test_a_traceback_stays_in_the_line_of_its_message() -> None:
-    line = line_of(json_formatter(), failing=True)
-
-    assert "\n" not in line
-    assert "ValueError: odd\nindeed" in json.loads(line)["exc_info"]
-
-
-def test_text_has_the_fields_at_the_end() -> None:
-    assert re.fullmatch(
-        r"\d{4}-.{18} WARNING service\.x: took 3 ms model=größe stages_ms=\{'read': 0\.5\}", line_of(TextFormatter())
-    )
 
 
 class Terminal(io.StringIO):
@@ -61,14 +22,63 @@ class Terminal(io.StringIO):
         return True
 
 
+Started = Callable[..., io.StringIO]
+"""Starts logging with these settings; what then is written goes here."""
+
+
 @pytest.fixture
-def root() -> Iterator[logging.Logger]:
-    """The root logger, its level as before once the test is over."""
-    root = logging.getLogger()
+def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[Started]:
+    """Logging is as before once the test is over."""
+    root, configured = logging.getLogger(), structlog.get_config()
     level = root.level
-    yield root
+
+    def start(stream: type[io.StringIO] = io.StringIO, **settings: Any) -> io.StringIO:
+        written = stream()
+        monkeypatch.setattr(sys, "stderr", written)
+        monkeypatch.setattr(root, "handlers", [])  # not before, as pytest adds its own when the test begins
+        start_logging(Settings(**settings))
+        return written
+
+    yield start
     root.setLevel(level)
     logging.captureWarnings(capture=False)
+    structlog.configure(**configured)
+
+
+def test_a_line_has_time_level_logger_message_and_fields(started: Started) -> None:
+    written = started()
+
+    request_logger().info("request", model="größe", pictures={"ok": 1}, stages_ms={"read": 0.5})
+    logging.getLogger("service.x").warning("took %d ms", 3, extra={"color_message": "in colours"})
+
+    first, second = (json.loads(line) for line in written.getvalue().splitlines())
+    for line in first, second:
+        time = datetime.fromisoformat(line.pop("time"))
+        assert time.tzinfo == UTC
+        assert abs(datetime.now(UTC) - time) < timedelta(minutes=1)
+    assert first == {
+        "level": "info",
+        "logger": "service.requests",
+        "message": "request",
+        "model": "größe",
+        "pictures": {"ok": 1},
+        "stages_ms": {"read": 0.5},
+    }
+    assert second == {"level": "warning", "logger": "service.x", "message": "took 3 ms"}
+    assert "größe" in written.getvalue()
+
+
+def test_a_traceback_stays_in_the_line_of_its_message(started: Started) -> None:
+    written = started()
+
+    try:
+        json.loads("no JSON")
+    except ValueError:
+        logging.getLogger("any").exception("failed")
+
+    (line,) = written.getvalue().splitlines()
+    assert "Traceback" in json.loads(line)["exception"]
+    assert "JSONDecodeError" in json.loads(line)["exception"]
 
 
 @pytest.mark.parametrize(
@@ -81,16 +91,26 @@ def root() -> Iterator[logging.Logger]:
     ],
 )
 def test_terminals_get_text_and_others_json_unless_asked_otherwise(
-    root: logging.Logger, monkeypatch: pytest.MonkeyPatch, stream: type[io.StringIO], asked: LogFormat, is_json: bool
+    started: Started, stream: type[io.StringIO], asked: LogFormat, is_json: bool
 ) -> None:
-    written = stream()
-    monkeypatch.setattr(sys, "stderr", written)
-    monkeypatch.setattr(root, "handlers", [])  # not before, as pytest adds its own when the test begins
+    written = started(stream, log_format=asked)
 
-    start_logging(Settings(log_format=asked, log_level="warning"))
-    logging.getLogger("any").info("not shown")
-    logging.getLogger("any").warning("shown")
+    request_logger().info("request", status=200)
+    logging.getLogger("any").info("shown")
 
-    (line,) = written.getvalue().splitlines()
-    assert "shown" in line
-    assert line.startswith("{") == is_json
+    first, second = written.getvalue().splitlines()
+    for line, message in (first, "request"), (second, "shown"):
+        assert message in line
+        assert line.startswith("{") == is_json
+        assert ("\x1b[" in line) == (not is_json and stream is Terminal)
+    assert "200" in first
+
+
+def test_less_severe_lines_are_left_out(started: Started) -> None:
+    written = started(log_level="warning")
+
+    for logger in request_logger(), logging.getLogger("any"):
+        logger.info("not shown")
+        logger.warning("shown")
+
+    assert [json.loads(line)["message"] for line in written.getvalue().splitlines()] == ["shown", "shown"]

@@ -1,7 +1,7 @@
 """What requests leave behind: headers, log lines, exemplars."""
 
-import logging
 import re
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import httpx
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.samples import Exemplar
+from structlog.testing import capture_logs
 
 from tests.service.live import PATIENCE, await_true, classify, live_service
 from tests.service.pictures import png
@@ -60,30 +61,36 @@ def test_requests_without_an_id_get_one_each(narrow: httpx.Client) -> None:
     assert all(re.fullmatch("[0-9a-f]{32}", each) for each in ids)
 
 
-def told(caplog: pytest.LogCaptureFixture, request_id: str) -> list[dict[str, Any]]:
-    """The fields of the log's lines of that request."""
-    return [
-        vars(record)
-        for record in caplog.records
-        if record.name == "service.requests" and vars(record)["request_id"] == request_id
-    ]
+Lines = list[MutableMapping[str, Any]]
+"""Of the log, as fields."""
 
 
-def line_of(caplog: pytest.LogCaptureFixture, request_id: str) -> dict[str, Any]:
+@pytest.fixture
+def log() -> Iterator[Lines]:
+    """The lines of requests during the test."""
+    with capture_logs() as lines:
+        yield lines
+
+
+def told(log: Lines, request_id: str) -> Lines:
+    return [line for line in log if line["request_id"] == request_id]
+
+
+def line_of(log: Lines, request_id: str) -> MutableMapping[str, Any]:
     """The one line, which is written after the answer."""
-    await_true(lambda: bool(told(caplog, request_id)))
-    (line,) = told(caplog, request_id)
+    await_true(lambda: bool(told(log, request_id)))
+    (line,) = told(log, request_id)
+    assert (line["event"], line["logger"]) == ("request", "service.requests")
     return line
 
 
-def test_the_log_has_a_line_for_every_request(narrow: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "service.requests")
+def test_the_log_has_a_line_for_every_request(narrow: httpx.Client, log: Lines) -> None:
     files = [("files", (f"private-{place}.png", data)) for place, data in enumerate([png("red"), b"no picture"])]
 
     headers = {"X-Request-Id": "mine-2", "traceparent": TRACEPARENT}
     assert narrow.post("/classify?model=colours", files=files, headers=headers).status_code == 200
 
-    line = line_of(caplog, "mine-2")
+    line = line_of(log, "mine-2")
     assert (line["method"], line["endpoint"], line["status"]) == ("POST", "/classify", 200)
     assert (line["model"], line["version"], line["trace_id"]) == ("colours", 10, TRACE)
     assert line["pictures"] == {"ok": 1, "invalid": 1}
@@ -92,42 +99,34 @@ def test_the_log_has_a_line_for_every_request(narrow: httpx.Client, caplog: pyte
     assert "private" not in str(line)
 
 
-def test_the_log_tells_of_failures_too(narrow: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "service.requests")
-
+def test_the_log_tells_of_failures_too(narrow: httpx.Client, log: Lines) -> None:
     narrow.post("/classify?model=colours", content=bytes(3 << 20), headers={"X-Request-Id": "mine-3"})
     narrow.post("/invented/path", headers={"X-Request-Id": "mine-4"})
 
-    line = line_of(caplog, "mine-3")
+    line = line_of(log, "mine-3")
     assert (line["status"], line["pictures"]) == (413, {"invalid": 1})
     assert "stages_ms" not in line
-    line = line_of(caplog, "mine-4")
+    line = line_of(log, "mine-4")
     assert (line["endpoint"], line["status"]) == ("none", 404)
     assert "model" not in line
 
 
-@pytest.mark.parametrize(("level", "lines"), [(logging.INFO, 0), (logging.DEBUG, 1)])
-def test_probes_are_told_of_at_level_debug(
-    narrow: httpx.Client, caplog: pytest.LogCaptureFixture, level: int, lines: int
-) -> None:
-    caplog.set_level(level, "service.requests")
-    asked = [f"{path}-{level}" for path in ("/healthz", "/readyz", "/metrics")]
+@pytest.mark.parametrize(
+    ("path", "level"),
+    [("/healthz", "debug"), ("/readyz", "debug"), ("/metrics", "debug"), ("/models", "info"), ("/invented", "info")],
+)
+def test_probes_are_told_of_at_level_debug(narrow: httpx.Client, log: Lines, path: str, level: str) -> None:
+    narrow.get(path, headers={"X-Request-Id": "mine-6"})
 
-    for request_id in asked:
-        narrow.get(request_id.split("-")[0], headers={"X-Request-Id": request_id})
-    narrow.get("/models", headers={"X-Request-Id": f"last-{level}"})
-
-    line_of(caplog, f"last-{level}")
-    assert [len(told(caplog, request_id)) for request_id in asked] == [lines] * 3
+    assert line_of(log, "mine-6")["log_level"] == level
 
 
-def test_file_names_are_logged_when_asked_for(colour_models: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "service.requests")
+def test_file_names_are_logged_when_asked_for(colour_models: Path, log: Lines) -> None:
     with live_service(colour_models, log_filenames=True) as client:
         files = [("files", ("a.png", png("red"))), ("files", ("größe.png", png("red")))]
         client.post("/classify", files=files, headers={"X-Request-Id": "mine-5"})
 
-        assert line_of(caplog, "mine-5")["filenames"] == ["a.png", "größe.png"]
+        assert line_of(log, "mine-5")["filenames"] == ["a.png", "größe.png"]
 
 
 def exemplars(client: httpx.Client) -> list[Exemplar]:
