@@ -43,7 +43,7 @@ def run(small_checkpoint: Path, labels_file: Path, tmp_path: Path) -> Run:
 def wrong_simplification(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(network: StripMLP, preprocessing: Preprocessing) -> SimplifiedNetwork:
         right = simplify(network, preprocessing)
-        return replace(right, merging1=right.merging1 * 1.1)
+        return replace(right, merging1=replace(right.merging1, weight=right.merging1.weight * 1.1))
 
     monkeypatch.setattr(export_module, "simplify", wrong)
 

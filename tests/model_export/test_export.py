@@ -52,7 +52,7 @@ def _tree(folder: Path) -> dict[str, bytes | None]:
 
 def _wrong(network: StripMLP, preprocessing: Preprocessing) -> SimplifiedNetwork:
     right = simplify(network, preprocessing)
-    return replace(right, merging1=right.merging1 * 1.1)
+    return replace(right, merging1=replace(right.merging1, weight=right.merging1.weight * 1.1))
 
 
 def test_the_file_is_where_the_service_looks(small_model: Exported) -> None:

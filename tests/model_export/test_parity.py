@@ -138,7 +138,7 @@ def test_a_file_that_errs_in_one_batch_size_fails_there(
 
 
 def test_other_weights_fail(network: StripMLP, simplified: SimplifiedNetwork, check: Check) -> None:
-    other = replace(simplified, merging2=simplified.merging2 * 1.01)
+    other = replace(simplified, merging2=replace(simplified.merging2, weight=simplified.merging2.weight * 1.01))
     assert not check(network, other).passed
 
 

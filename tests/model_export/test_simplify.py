@@ -1,5 +1,7 @@
 """Each step of the algebra by itself, in the float64 in which it is exact; test_graph.py has the whole."""
 
+from typing import cast
+
 import numpy as np
 import pytest
 import torch
@@ -75,18 +77,20 @@ def test_patches_are_embedded_from_raw_pixels(network: StripMLP, simplified: Sim
     )
 
 
-def test_last_norm_is_in_the_head(network: StripMLP, simplified: SimplifiedNetwork) -> None:
+def test_last_norm_and_last_bias_are_in_the_head(network: StripMLP, simplified: SimplifiedNetwork) -> None:
     x = _random(2, 320, 1, 1)
+    bias = _left_out(cast("Block", network.blocks4[-1]))[:, None, None]
     _assert_equal(
         x.mean(dim=(2, 3)) @ _tensor(simplified.head.weight) + _tensor(simplified.head.bias),
-        network.head(network.norm(x).mean(dim=(2, 3))),
+        network.head(network.norm(x + bias).mean(dim=(2, 3))),
     )
 
 
 def test_entry_norm_is_a_scale_and_a_shift(block: Block, tokens: SimplifiedTokenMixing) -> None:
     x = _random(2, 40, SIDE, SIDE)
     norm = block.token_mixing.dwsc.conv_merge.BN
-    _assert_equal(x * _tensor(tokens.entry_scale) + _tensor(tokens.entry_shift), norm(x))
+    scale, shift = (_tensor(each)[:, None, None] for each in (tokens.entry_scale, tokens.entry_shift))
+    _assert_equal(x * scale + shift, norm(x))
 
 
 def test_spread_holds_its_norm(block: Block, tokens: SimplifiedTokenMixing) -> None:
@@ -95,24 +99,22 @@ def test_spread_holds_its_norm(block: Block, tokens: SimplifiedTokenMixing) -> N
     _assert_equal(functional.conv2d(x, _tensor(tokens.spread.weight), _tensor(tokens.spread.bias)), spread(x))
 
 
-def test_rows_are_mixed_by_matrices_and_one_map(block: Block, tokens: SimplifiedTokenMixing) -> None:
+def test_rows_are_mixed_by_strips_and_one_map(block: Block, tokens: SimplifiedTokenMixing) -> None:
     x = _random(2, HALF, SIDE, SIDE)
     strips = block.token_mixing.smlp_block
-    grouped = functional.pad(x, (0, 0, 1, 1)).reshape(2, -1, GROUPS, SIDE + 2, SIDE)
-    neighbours = torch.cat([grouped[..., :-2, :], grouped[..., 1:-1, :], grouped[..., 2:, :]], dim=-1)
-    rows = (neighbours @ _tensor(tokens.row_strips)).reshape(2, HALF, SIDE, SIDE)
+    neighbours = functional.pad(x, (0, 0, 1, 1)).unfold(2, 3, 1).reshape(2, -1, GROUPS, SIDE, SIDE, 3)
+    rows = torch.einsum("gowd,ncgiwd->ncgio", _tensor(tokens.row_strips), neighbours).reshape(2, HALF, SIDE, SIDE)
     _assert_equal(
-        functional.conv2d(torch.cat([rows, x], dim=1), _tensor(tokens.row_fuse)) + _tensor(tokens.row_map),
+        torch.einsum("oc,nchw->nohw", _tensor(tokens.row_fuse), torch.cat([rows, x], dim=1)) + _tensor(tokens.row_map),
         strips.BN(strips.fuse_h(torch.cat([strips.mix_rows(x + strips.relate_pos_h()), x], dim=1))),
     )
 
 
-def test_columns_and_both_fusions_are_matrices_and_one_map(block: Block, tokens: SimplifiedTokenMixing) -> None:
+def test_columns_and_both_fusions_are_strips_and_one_map(block: Block, tokens: SimplifiedTokenMixing) -> None:
     first, fused, local = (_random(2, HALF, SIDE, SIDE) for _ in range(3))
     strips = block.token_mixing.smlp_block
-    grouped = functional.pad(fused, (1, 1)).reshape(2, -1, GROUPS, SIDE, SIDE + 2)
-    neighbours = torch.cat([grouped[..., :-2], grouped[..., 1:-1], grouped[..., 2:]], dim=-2)
-    columns = (_tensor(tokens.column_strips) @ neighbours).reshape(2, HALF, SIDE, SIDE)
+    neighbours = functional.pad(fused, (1, 1)).unfold(3, 3, 1).reshape(2, -1, GROUPS, SIDE, SIDE, 3)
+    columns = torch.einsum("goid,ncgijd->ncgoj", _tensor(tokens.column_strips), neighbours).reshape(first.shape)
     cascade = strips.fuse_w(torch.cat([first, strips.mix_columns(fused + strips.relate_pos_w())], dim=1))
     _assert_equal(
         functional.conv2d(torch.cat([first, columns, local], dim=1), _tensor(tokens.fuse)) + _tensor(tokens.output_map),
@@ -128,7 +130,7 @@ def test_branch_weights_are_ordered_by_branch(block: Block, tokens: SimplifiedTo
     _assert_equal(by_branch, reweight(means[:, :, None, None]).reshape(2, HALF, 3).transpose(1, 2))
 
 
-def test_channel_mixing_needs_no_norm_weights_and_no_response_bias(
+def test_channel_mixing_needs_no_norm_weights_and_leaves_its_bias_out(
     block: Block, channels: SimplifiedChannelMixing
 ) -> None:
     x = _random(2, SIDE, SIDE, 40)
@@ -141,8 +143,43 @@ def test_channel_mixing_needs_no_norm_weights_and_no_response_bias(
     share = length / (length.mean(dim=3, keepdim=True) + channels.response_epsilon)
     wide = torch.cat([x, x, x], dim=3)
     responded = wide * (1 + _tensor(channels.response_gain) * torch.cat([share, share, share], dim=3))
-    contracted = responded @ _tensor(channels.contract.weight) + _tensor(channels.contract.bias)
-    _assert_equal(contracted, mixing.fc2(mixing.grn(wide)))
+    _assert_equal(responded @ _tensor(channels.contract) + _left_out(block), mixing.fc2(mixing.grn(wide)))
+
+
+def test_the_next_block_adds_the_bias_that_was_left_out() -> None:
+    deep = random_network(ARCHITECTURE.model_copy(update={"depths": (2, 1, 1, 1)})).double()
+    deep.requires_grad_(requires_grad=False)
+    first, second = (cast("Block", block) for block in deep.blocks1)
+    bias = _left_out(first)[:, None, None]
+    tokens = simplify(deep, PREPROCESSING).stages[0][1].tokens
+    x = _random(2, 40, SIDE, SIDE)
+    scale, shift = (_tensor(each)[:, None, None] for each in (tokens.entry_scale, tokens.entry_shift))
+    _assert_equal(x * scale + shift, second.token_mixing.dwsc.conv_merge.BN(x + bias))
+    first.channel_mixing.fc2.bias.zero_()
+    first.channel_mixing.grn.beta.zero_()
+    without = simplify(deep, PREPROCESSING).stages[0][1].tokens
+    _assert_equal(_tensor(tokens.output_map), _tensor(without.output_map) + bias)
+
+
+def test_merging_adds_the_bias_that_its_stage_left_out(network: StripMLP, simplified: SimplifiedNetwork) -> None:
+    mergings = zip(
+        (network.merging1, network.merging2, network.merging3),
+        (simplified.merging1, simplified.merging2, simplified.merging3),
+        strict=True,
+    )
+    for stage, (merging, affine) in enumerate(mergings, 1):
+        last = cast("list[Block]", network.get_submodule(f"blocks{stage}"))[-1]
+        x = _random(2, 40 * 2 ** (stage - 1), SIDE, SIDE)
+        _assert_equal(
+            functional.conv2d(x, _tensor(affine.weight), _tensor(affine.bias), stride=2),
+            merging(x + _left_out(last)[:, None, None]),
+        )
+
+
+def _left_out(block: Block) -> Tensor:
+    """What a simplified block's result lacks, (C,)."""
+    mixing = block.channel_mixing
+    return mixing.fc2.bias + mixing.fc2.weight @ mixing.grn.beta.flatten()
 
 
 def _random(*shape: int) -> Tensor:
