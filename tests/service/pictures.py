@@ -15,7 +15,7 @@ def noise(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Im
 
 def smooth(width: int, height: int, seed: int = 0) -> Image.Image:
     """A colour picture of slopes, in which a shift by a part of a pixel shows."""
-    return noise(9, 9, seed=seed).resize((width, height), Image.Resampling.BICUBIC)
+    return noise(6, 6, seed=seed).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def encode(picture: Image.Image, file_format: str = "PNG", **options: Any) -> bytes:
