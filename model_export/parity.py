@@ -3,6 +3,9 @@
 Both ways start where a client starts. For encoded pictures the reference decodes, resizes and crops as the authors
 do, the candidate with the service's code; for random pixels both get the same ones. What the artifact says of resize,
 crop and interpolation is taken as right by both.
+
+The candidate decodes exactly, as the service does with `--exact-decode`. Without it, pictures much larger than needed
+are up to half a level off, and their logits further than the gate allows; how far is for `service/pixels.py` to say.
 """
 
 from collections.abc import Sequence

@@ -12,10 +12,9 @@ from starlette.types import Receive
 
 from service.body import MEBIBYTE, Picture
 from service.deadline import Deadline
-from service.decoding import decode
 from service.errors import BadPicture, ClientGone, PictureTooLarge, ServiceError
 from service.models import ServedModel
-from service.preprocessing import to_pixels
+from service.pixels import read_pixels
 from service.record import RequestRecord
 from service.settings import Settings
 from service.work import Item, Result, Work
@@ -28,7 +27,7 @@ class Classifier:
     """Classifies requests' pictures.
 
     Args:
-        settings: limits of a picture.
+        settings: limits of a picture, and how it is decoded.
         workers: the threads that decode.
     """
 
@@ -79,8 +78,12 @@ class Classifier:
         item.decode_started = perf_counter()
         try:
             self._check_size(item.data)
-            picture = decode(item.data, max_pixels=self._settings.max_pixels)
-            item.pixels = to_pixels(picture, model.artifact.preprocessing)
+            item.pixels = read_pixels(
+                item.data,
+                model.artifact.preprocessing,
+                max_pixels=self._settings.max_pixels,
+                exact=self._settings.exact_decode,
+            )
         except BadPicture as error:
             loop.call_soon_threadsafe(item.work.settle, item, error)
         except BaseException:  # whatever it is, it must not reach the other pictures

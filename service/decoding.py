@@ -4,13 +4,16 @@ How modes become RGB: as Pillow's `convert("RGB")`, which is what the models wer
 channel is dropped, a palette is looked up, grey is repeated and CMYK is inverted without colour profiles.
 Integer samples of more than 8 bits (modes I;16 and I) are taken as 16 bit and keep their upper 8, as Pillow does
 with 16-bit colour. Floating-point samples have no agreed range and are refused. Of several frames or pages, the
-first counts. The EXIF orientation is applied.
+first counts. The EXIF orientation is applied. JPEGs can be reduced on the way by libjpeg, which leaves out what it
+would decode in vain.
 """
 
 import io
+from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from service.errors import BrokenPicture, PictureTooLarge, UnsupportedPicture
 
@@ -18,6 +21,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 PILLOWS_MOST_PIXELS = 178_956_970
 """Twice `Image.MAX_IMAGE_PIXELS`: from there on Pillow refuses instead of warning."""
+
+REDUCTIONS = (8, 4, 2)
+"""How many times smaller libjpeg can make a picture while it decodes it."""
 
 EXIF_ORIENTATION = 0x0112
 
@@ -31,6 +37,20 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+LYING = {UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
+"""What makes the stored width the height."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An upright RGB picture, perhaps reduced."""
+
+    image: Image.Image
+    size: tuple[int, int]
+    """Width and height of the picture before it was reduced, upright."""
+    reduction: int
+    """How many pixels of the picture along each axis became one of `image`, whose sides are rounded up; 1: none."""
 
 
 def decode(data: bytes, *, max_pixels: int) -> Image.Image:
@@ -49,6 +69,14 @@ def decode(data: bytes, *, max_pixels: int) -> Image.Image:
         PictureTooLarge: it has more than `max_pixels`.
         BrokenPicture: the format is known, the content is not decodable.
     """
+    return decode_reduced(data, max_pixels=max_pixels, least_side=PILLOWS_MOST_PIXELS).image
+
+
+def decode_reduced(data: bytes, *, max_pixels: int, least_side: int) -> Decoded:
+    """As `decode`, but a JPEG is reduced as far as its shorter side keeps `least_side` pixels.
+
+    Pictures of other formats are never reduced.
+    """
     too_large = f"the picture, or a frame of it, has more than the {max_pixels} pixels allowed"
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -62,13 +90,29 @@ def decode(data: bytes, *, max_pixels: int) -> Image.Image:
         raise PictureTooLarge(too_large)
     if picture.mode == "F":
         raise UnsupportedPicture("pictures with floating-point samples are not accepted; use 8 or 16 bit")
+    stored = picture.size
     try:
+        reduction = _reduce(picture, least_side) if isinstance(picture, JpegImageFile) else 1
         picture.load()
-        return _turn_upright(_to_rgb(picture), picture)
+        image, turn = _to_rgb(picture), _turn(picture)
+        if turn is not None:
+            image = image.transpose(turn)
     except Image.DecompressionBombError as error:
         raise PictureTooLarge(too_large) from error
     except Exception as error:  # as above
         raise BrokenPicture(f"the {picture.format} picture cannot be decoded: {error}") from error
+    return Decoded(image, stored[::-1] if turn in LYING else stored, reduction)
+
+
+def _reduce(picture: JpegImageFile, least_side: int) -> int:
+    """Have the picture decoded smaller, before any of it is; how many times."""
+    for reduction in REDUCTIONS:
+        # Where a side is rounded up the last pixel is a part of one, which must not be turned to the front.
+        whole = _turn(picture) is None or all(side % reduction == 0 for side in picture.size)
+        if min(picture.size) >= reduction * least_side and whole:
+            picture.draft(None, (picture.width // reduction, picture.height // reduction))
+            return reduction
+    return 1
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
@@ -80,10 +124,9 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
-def _turn_upright(rgb: Image.Image, original: Image.Image) -> Image.Image:
+def _turn(picture: ImageFile.ImageFile) -> Image.Transpose | None:
     try:
-        orientation = original.getexif().get(EXIF_ORIENTATION)
+        orientation = picture.getexif().get(EXIF_ORIENTATION)
     except Exception:  # the parser raises anything; a picture with unreadable EXIF has no orientation
-        return rgb
-    turn = UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return rgb if turn is None else rgb.transpose(turn)
+        return None
+    return UPRIGHT.get(orientation) if isinstance(orientation, int) else None

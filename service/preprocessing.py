@@ -35,8 +35,7 @@ def to_pixels(picture: Image.Image, preprocessing: Preprocessing) -> Pixels:
     if not preprocessing.crop:
         return np.asarray(picture.resize((size, size), resampling))
     width, height = resized_size(picture.size, preprocessing.resize_side)
-    # torchvision's CenterCrop rounds the offset half to even.
-    left, top = round((width - size) / 2), round((height - size) / 2)
+    left, top = centre((width, height), size)
     if width * height <= MOST_RESIZED_PIXELS:
         cut = picture.resize((width, height), resampling).crop((left, top, left + size, top + size))
     elif _vertical_first(picture.size, (width, height)):
@@ -52,6 +51,11 @@ def resized_size(picture_size: tuple[int, int], side: int) -> tuple[int, int]:
     """torchvision's `Resize(side)`: the short side becomes `side`, the long one is truncated."""
     width, height = picture_size
     return (side, int(side * height / width)) if width <= height else (int(side * width / height), side)
+
+
+def centre(resized: tuple[int, int], size: int) -> tuple[int, int]:
+    """torchvision's `CenterCrop(size)`: left and top of the square, rounded half to even."""
+    return round((resized[0] - size) / 2), round((resized[1] - size) / 2)
 
 
 def _vertical_first(before: tuple[int, int], after: tuple[int, int]) -> bool:

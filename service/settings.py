@@ -77,6 +77,12 @@ class Settings(BaseSettings):
         50_000_000, le=PILLOWS_MOST_PIXELS, description=f"most pixels of a decoded picture, up to {PILLOWS_MOST_PIXELS}"
     )
 
+    exact_decode: bool = Field(
+        False,
+        description="decode and resize pictures as in training also where they are much larger than needed; slower, "
+        "and at most half a level of 255 closer on average",
+    )
+
     stall_seconds: PositiveFloat = Field(
         60, description="longest time that one run or one decode may take before the service calls itself not ready"
     )

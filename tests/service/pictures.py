@@ -13,6 +13,11 @@ def noise(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Im
     return Image.frombytes(mode, (width, height), data)
 
 
+def smooth(width: int, height: int, seed: int = 0) -> Image.Image:
+    """A colour picture of slopes, in which a shift by a part of a pixel shows."""
+    return noise(6, 6, seed=seed).resize((width, height), Image.Resampling.BICUBIC)
+
+
 def encode(picture: Image.Image, file_format: str = "PNG", **options: Any) -> bytes:
     """The picture as a file of that format."""
     file = io.BytesIO()

@@ -17,7 +17,6 @@ from PIL import Image
 from starlette.types import Message, Receive
 
 from service import classifier as classifier_module
-from service import decoding
 from service.admission import Admission, ServiceRate
 from service.batching import BatchQueue
 from service.body import Picture
@@ -36,6 +35,8 @@ from service.errors import (
 )
 from service.metrics import Metrics
 from service.models import ServedModel
+from service.pixels import read_pixels
+from service.preprocessing import Pixels
 from service.repository import ModelFile, Stamp
 from service.running import Runner
 from service.session import Scores, Session
@@ -225,14 +226,32 @@ def test_the_largest_encoded_picture_is_accepted(tmp_path: Path) -> None:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The pictures that were decoded so far."""
     decoded: list[bytes] = []
-    decode = decoding.decode
 
-    def note(data: bytes, *, max_pixels: int) -> Image.Image:
+    def note(data: bytes, *arguments: Any, **options: Any) -> Pixels:
         decoded.append(data)
-        return decode(data, max_pixels=max_pixels)
+        return read_pixels(data, *arguments, **options)
 
-    monkeypatch.setattr(classifier_module, "decode", note)
+    monkeypatch.setattr(classifier_module, "read_pixels", note)
     return decoded
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_pictures_are_decoded_as_the_setting_says(tmp_path: Path, *, exact: bool) -> None:
+    data, seen = encode(noise(colours.SIZE * 8, colours.SIZE * 8)), []
+    wanted = colours.artifact().preprocessing
+    by_way = [read_pixels(data, wanted, max_pixels=1 << 20, exact=way) for way in (True, False)]
+    assert (by_way[0] != by_way[1]).any()
+
+    def note(pixels: Pixels) -> Scores:
+        seen.append(pixels[0])
+        return Scores(np.zeros((1, 3), np.float32), np.zeros((1, 3), np.float32))
+
+    async def scenario() -> None:
+        async with bench_of(tmp_path, note, exact_decode=exact) as bench:
+            await bench.classify([data])
+
+    in_loop(scenario)
+    np.testing.assert_array_equal(seen[0], by_way[0 if exact else 1])
 
 
 def test_a_request_without_room_is_refused_before_decoding(tmp_path: Path, decoded: list[bytes]) -> None:
@@ -300,14 +319,12 @@ class Fatal(BaseException):
 def test_what_nobody_foresaw_reaches_no_other_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
-    decode = decoding.decode
-
-    def fail_on_blue(data: bytes, *, max_pixels: int) -> Image.Image:
+    def fail_on_blue(data: bytes, *arguments: Any, **options: Any) -> Pixels:
         if data == png("blue"):
             raise error
-        return decode(data, max_pixels=max_pixels)
+        return read_pixels(data, *arguments, **options)
 
-    monkeypatch.setattr(classifier_module, "decode", fail_on_blue)
+    monkeypatch.setattr(classifier_module, "read_pixels", fail_on_blue)
 
     async def scenario() -> None:
         async with bench_of(tmp_path) as bench:
@@ -431,15 +448,14 @@ def test_nothing_reaches_the_session_for_a_request_that_has_ended(
 ) -> None:
     """The decoder is held up in a picture while the request ends."""
     begun, release = threading.Event(), threading.Event()
-    decode = decoding.decode
     runs: list[int] = []
 
-    def hold(data: bytes, *, max_pixels: int) -> Image.Image:
+    def hold(data: bytes, *arguments: Any, **options: Any) -> Pixels:
         begun.set()
         assert release.wait(PATIENCE)
-        return decode(data, max_pixels=max_pixels)
+        return read_pixels(data, *arguments, **options)
 
-    monkeypatch.setattr(classifier_module, "decode", hold)
+    monkeypatch.setattr(classifier_module, "read_pixels", hold)
 
     async def scenario() -> None:
         async with bench_of(tmp_path, threads=1) as bench:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, features
 
-from service.decoding import EXIF_ORIENTATION, FORMATS, PILLOWS_MOST_PIXELS, decode
+from service.decoding import EXIF_ORIENTATION, FORMATS, PILLOWS_MOST_PIXELS, decode, decode_reduced
 from service.errors import BadPicture, BrokenPicture, PictureTooLarge, UnsupportedPicture
 from tests.conftest import REPOSITORY
 from tests.service.pictures import encode, noise
@@ -205,6 +205,76 @@ def test_size_is_checked_before_any_pixel_is_decoded() -> None:
     """The pixels cannot be decoded, which nobody gets to notice."""
     with pytest.raises(PictureTooLarge):
         decode(encode(noise(64, 64), "JPEG")[:1000], max_pixels=4095)
+
+
+@pytest.mark.parametrize(
+    ("size", "least", "reduction"),
+    [
+        ((64, 48), 24, 2),
+        ((64, 48), 25, 1),
+        ((48, 64), 12, 4),
+        ((64, 48), 6, 8),
+        ((64, 48), 1, 8),
+        ((67, 50), 12, 4),
+        ((50, 67), 6, 8),
+        ((8, 8), 1, 8),
+        ((1, 99), 1, 1),
+    ],
+)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_jpegs_are_reduced_as_far_as_their_shorter_side_allows(
+    size: tuple[int, int], least: int, reduction: int, mode: str
+) -> None:
+    decoded = decode_reduced(encode(noise(*size, mode), "JPEG"), max_pixels=PLENTY, least_side=least)
+
+    assert (decoded.size, decoded.reduction, decoded.image.mode) == (size, reduction, "RGB")
+    assert decoded.image.size == tuple(-(-side // reduction) for side in size)
+
+
+@pytest.mark.parametrize("file_format", [name for name in FORMATS if name != "JPEG"])
+def test_no_other_format_is_reduced(file_format: str) -> None:
+    decoded = decode_reduced(encode(noise(64, 48), file_format), max_pixels=PLENTY, least_side=1)
+
+    assert (decoded.size, decoded.reduction, decoded.image.size) == ((64, 48), 1, (64, 48))
+
+
+def test_a_jpeg_of_several_pictures_is_reduced_too() -> None:
+    first, second = noise(64, 48), noise(64, 48, seed=1)
+    data = encode(first, "MPO", save_all=True, append_images=[second])
+
+    decoded = decode_reduced(data, max_pixels=PLENTY, least_side=12)
+
+    assert (decoded.size, decoded.reduction, decoded.image.size) == ((64, 48), 4, (16, 12))
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize(("stored", "reduction"), [((64, 48), 4), ((62, 50), 2), ((63, 50), 1)])
+def test_a_turned_picture_is_reduced_by_what_divides_its_sides(
+    orientation: int, stored: tuple[int, int], reduction: int
+) -> None:
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+
+    decoded = decode_reduced(encode(noise(*stored), "JPEG", exif=exif), max_pixels=PLENTY, least_side=12)
+
+    assert decoded.size == (stored if orientation < 5 else stored[::-1])
+    assert decoded.reduction == (4 if orientation == 1 else reduction)
+    assert decoded.image.size == tuple(-(-side // decoded.reduction) for side in decoded.size)
+
+
+def test_the_pixel_limit_is_about_the_whole_picture() -> None:
+    data = encode(noise(64, 64), "JPEG")
+
+    assert decode_reduced(data, max_pixels=4096, least_side=8).image.size == (8, 8)
+    with pytest.raises(PictureTooLarge):
+        decode_reduced(data, max_pixels=4095, least_side=8)
+
+
+def test_a_truncated_picture_is_broken_when_reduced_too() -> None:
+    data = encode(noise(64, 64), "JPEG")
+
+    with pytest.raises(BrokenPicture):
+        decode_reduced(data[: len(data) // 2], max_pixels=PLENTY, least_side=8)
 
 
 def announcing(width: int, height: int) -> bytes:

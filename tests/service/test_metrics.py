@@ -2,16 +2,16 @@
 
 import threading
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
-from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.decoding import decode
 from service.errors import Outcome
 from service.metrics import Metrics
 from service.models import Models
+from service.pixels import read_pixels
+from service.preprocessing import Pixels
 from service.settings import Settings
 from service.workers import Workers
 from tests.service import colours
@@ -128,12 +128,12 @@ def test_threads_that_decode_are_shown(
 ) -> None:
     entered, release = threading.Event(), threading.Event()
 
-    def hold(data: bytes, *, max_pixels: int) -> Image.Image:
+    def hold(data: bytes, *arguments: Any, **options: Any) -> Pixels:
         entered.set()
         assert release.wait(PATIENCE)
-        return decode(data, max_pixels=max_pixels)
+        return read_pixels(data, *arguments, **options)
 
-    monkeypatch.setattr("service.classifier.decode", hold)
+    monkeypatch.setattr("service.classifier.read_pixels", hold)
     with live_service(colour_models) as client:
         assert metric(client, "stripmlp_decode_busy_threads") == 0
         answer = in_thread(lambda: classify(client, png("red")))
