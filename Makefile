@@ -2,6 +2,7 @@
 # make test    lint, types and every test
 # make compose-test   builds the images and starts docker-compose.yml, for which it needs a Docker engine
 # make bench   the service beside other servers, about 20 minutes; ARGS="--help" shows how to have less
+# make bench-model   the exported networks against the arithmetic's limit, and decoding, 10 minutes
 # make storm   the service under three times the load that it can answer, a minute
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ BENCH := .bench
 BENCH_PYTHON ?= $(shell python3.12 -c '' 2>/dev/null && echo python3.12 || echo $(PYTHON))
 export BENCH_PYTHON
 
-.PHONY: serve test compose-test lint bench storm clean only-one-runtime
+.PHONY: serve test compose-test lint bench bench-model storm clean only-one-runtime
 
 serve: $(VENV)/.serve-$(RUNTIME)
 	$(BIN)/strip-mlp-serve
@@ -39,6 +40,9 @@ lint: $(VENV)/.test-$(RUNTIME)
 
 bench: $(BENCH)/ours/.ready
 	$(BENCH)/ours/bin/python -m benchmarks $(ARGS)
+
+bench-model: $(VENV)/.test-$(RUNTIME)
+	$(BIN)/python -m benchmarks.model_speed $(ARGS)
 
 storm: $(BENCH)/ours/.ready
 	$(BENCH)/ours/bin/python -m benchmarks.storm $(ARGS)

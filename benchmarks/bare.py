@@ -17,8 +17,8 @@ from benchmarks.model import ModelFile
 from benchmarks.peers.common import Contract, Model
 from benchmarks.records import Bare, DecodeCost, SessionRate
 from service.artifact import Preprocessing
-from service.decoding import PILLOWS_MOST_PIXELS, decode
-from service.preprocessing import to_pixels
+from service.decoding import PILLOWS_MOST_PIXELS
+from service.pixels import read_pixels
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
@@ -37,8 +37,8 @@ class BareJob(BaseModel):
 
 
 def service_decode(jpeg: bytes, preprocessing: Preprocessing) -> Pixels:
-    """From bytes to pixels as the service does it (`service/classifier.py`)."""
-    return to_pixels(decode(jpeg, max_pixels=PILLOWS_MOST_PIXELS), preprocessing)
+    """From bytes to pixels as the service does it by default."""
+    return read_pixels(jpeg, preprocessing, max_pixels=PILLOWS_MOST_PIXELS, exact=False)
 
 
 def rate(work: Callable[[], object], pictures: int, seconds: float) -> tuple[float, float]:

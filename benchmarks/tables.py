@@ -19,10 +19,10 @@ WIDTH = 160
 
 def print_bare(bare: Bare, floor: dict[int, Floor]) -> None:
     """The bare session, and the floors that follow."""
-    sessions = _table("Bare session", "threads", "batch", "img/s", "CPU ms/img")
+    sessions = new_table("Bare session", "threads", "batch", "img/s", "CPU ms/img")
     for rate in bare.sessions:
-        sessions.add_row(str(rate.threads), str(rate.batch), _show(rate.throughput), _show(rate.cpu_ms))
-    decodes = _table(
+        sessions.add_row(str(rate.threads), str(rate.batch), show(rate.throughput), show(rate.cpu_ms))
+    decodes = new_table(
         "Floors: cores / (CPU of one decode + of one picture in the best batch of a one-thread session)",
         *("px", "plain decode, CPU ms", "service's decode, CPU ms", "session, CPU ms"),
         *("floor with plain decode, img/s", "floor with service's decode, img/s"),
@@ -30,16 +30,16 @@ def print_bare(bare: Bare, floor: dict[int, Floor]) -> None:
     for each in floor.values():
         decodes.add_row(
             str(each.size),
-            *map(_show, (each.plain_decode_ms, each.service_decode_ms, each.session_ms, each.plain, each.service)),
+            *map(show, (each.plain_decode_ms, each.service_decode_ms, each.session_ms, each.plain, each.service)),
         )
-    _print(sessions, decodes)
+    print_tables(sessions, decodes)
 
 
 def print_servers(rows: Sequence[Row], bare: Bare, floor: dict[int, Floor]) -> None:
     """A table for each size: the servers by clients, the fastest first."""
     best = best_session(bare)
     for size in dict.fromkeys(row.size for row in rows):
-        table = _table(
+        table = new_table(
             f"JPEGs of {size} px; bare is {best.throughput:.0f} img/s at {best.threads} threads, batch {best.batch}",
             *("clients", "server", "img/s", "p50 ms", "p95 ms", "p99 ms", "batch", "CPU ms/img", "cores", "load cores"),
             *("other cores", "RSS MiB", "PSS MiB", "of bare", "of plain floor", "of own floor", "errors", "wrong"),
@@ -53,8 +53,8 @@ def print_servers(rows: Sequence[Row], bare: Bare, floor: dict[int, Floor]) -> N
                 *(row.throughput / best.throughput, row.throughput / floor[size].plain, own, row.errors, row.wrong),
             )
             last = following is None or following.clients != row.clients
-            table.add_row(str(row.clients), row.server, *map(_show, figures), end_section=last)
-        _print(table)
+            table.add_row(str(row.clients), row.server, *map(show, figures), end_section=last)
+        print_tables(table)
     noisy = sum(row.other_cores > NOISY for row in rows)
     if noisy:
         Console().print(f"In {noisy} of {len(rows)} lines other work took over {NOISY} cores: not fit for comparison.")
@@ -62,18 +62,18 @@ def print_servers(rows: Sequence[Row], bare: Bare, floor: dict[int, Floor]) -> N
 
 def print_one_client(figures: Sequence[OneClient]) -> None:
     """Direct calls and requests of a single client."""
-    table = _table(
+    table = new_table(
         "One client: medians in ms", "px", "pictures", "direct, 1 thread", "direct, all threads", "service", "overhead"
     )
     for each in figures:
         times = (each.direct_one_thread_ms, each.direct_all_threads_ms, each.service_ms, each.overhead_ms)
-        table.add_row(str(each.size), str(each.pictures), *map(_show, times))
-    _print(table)
+        table.add_row(str(each.size), str(each.pictures), *map(show, times))
+    print_tables(table)
 
 
 def print_targets(targets: Targets) -> None:
     """What the project set itself, in numbers."""
-    table = _table("Targets", "what", "measured")
+    table = new_table("Targets", "what", "measured")
     for ratio in targets.throughput:
         table.add_row(
             f"{ratio.size} px, {ratio.clients} clients: throughput over the floor",
@@ -91,10 +91,11 @@ def print_targets(targets: Targets) -> None:
     if targets.memory_ratio is not None:
         table.add_row("peak resident memory over the plain FastAPI handler's", f"{targets.memory_ratio:.2f}")
     if table.row_count:
-        _print(table)
+        print_tables(table)
 
 
-def _table(title: str, *columns: str) -> Table:
+def new_table(title: str, *columns: str) -> Table:
+    """An empty one."""
     table = Table(title=title, box=box.SIMPLE, title_justify="left", padding=(0, 1, 0, 0))
     for column in columns:
         text = column in {"server", "what", "measured"}
@@ -102,7 +103,8 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _print(*tables: Table) -> None:
+def print_tables(*tables: Table) -> None:
+    """On a terminal as it is, else wide enough to be whole."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
@@ -110,7 +112,8 @@ def _print(*tables: Table) -> None:
         console.print(table)
 
 
-def _show(value: float | None) -> str:
+def show(value: float | None) -> str:
+    """Three figures or so."""
     if value is None:
         return "-"
     if isinstance(value, int) or abs(value) >= 100:

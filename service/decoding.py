@@ -72,7 +72,7 @@ def decode(data: bytes, *, max_pixels: int) -> Image.Image:
     return decode_reduced(data, max_pixels=max_pixels, least_side=PILLOWS_MOST_PIXELS).image
 
 
-def decode_reduced(data: bytes, *, max_pixels: int, least_side: int) -> Decoded:
+def decode_reduced(data: bytes, *, max_pixels: int, least_side: float) -> Decoded:
     """As `decode`, but a JPEG is reduced as far as its shorter side keeps `least_side` pixels.
 
     Pictures of other formats are never reduced.
@@ -104,7 +104,7 @@ def decode_reduced(data: bytes, *, max_pixels: int, least_side: int) -> Decoded:
     return Decoded(image, stored[::-1] if turn in LYING else stored, reduction)
 
 
-def _reduce(picture: JpegImageFile, least_side: int) -> int:
+def _reduce(picture: JpegImageFile, least_side: float) -> int:
     """Have the picture decoded smaller, before any of it is; how many times."""
     for reduction in REDUCTIONS:
         # Where a side is rounded up the last pixel is a part of one, which must not be turned to the front.

@@ -80,7 +80,7 @@ class Settings(BaseSettings):
     exact_decode: bool = Field(
         False,
         description="decode and resize pictures as in training also where they are much larger than needed; slower, "
-        "and at most half a level of 255 closer on average",
+        "and 0.3 of 255 levels closer on average",
     )
 
     stall_seconds: PositiveFloat = Field(

