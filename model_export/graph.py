@@ -78,7 +78,7 @@ class _GraphBuilder:
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[TensorProto] = []
-        self._shared_ints: dict[tuple[int, ...], str] = {}
+        self._shared_ints: set[str] = set()
 
     def node(self, op_type: str, *inputs: str, name: str, output: str | None = None, **attributes: Any) -> str:
         output = output or f"{name}/output"
@@ -101,13 +101,14 @@ class _GraphBuilder:
         self.initializers.append(numpy_helper.from_array(np.asarray(values, dtype=np.float32), name))
         return name
 
-    def ints(self, values: list[int]) -> str:
-        """A shape, axes or bounds; equal ones are stored once."""
-        key = tuple(values)
-        if key not in self._shared_ints:
-            name = self._shared_ints[key] = "ints/" + "_".join(str(value) for value in values)
-            self.initializers.append(numpy_helper.from_array(np.array(values, dtype=np.int64), name))
-        return self._shared_ints[key]
+    def ints(self, values: ArrayLike, name: str | None = None) -> str:
+        """A shape, axes, bounds or indices; those of one name, by default their values, are stored once."""
+        array = np.asarray(values, dtype=np.int64)
+        name = name or "ints/" + "_".join(map(str, array))
+        if name not in self._shared_ints:
+            self._shared_ints.add(name)
+            self.initializers.append(numpy_helper.from_array(array, name))
+        return name
 
     def conv(
         self,
@@ -170,38 +171,44 @@ def _token_mixing(graph: _GraphBuilder, x: str, weights: SimplifiedTokenMixing, 
     first, second = graph.split(x, 2, f"{name}/halves")
     columns = _strips(graph, first, weights, f"{name}/strips")
     local = _local_mixing(graph, second, weights, f"{name}/local")
-    # Three convolutions whose results ONNX Runtime adds up as it goes need no concatenated copy of their inputs.
-    parts = zip(("first", "columns", "local"), (first, columns, local), np.split(weights.fuse, 3, axis=1), strict=True)
-    first, columns, local = (graph.conv(part, weight, f"{name}/fuse/{which}") for which, part, weight in parts)
-    x = graph.node("Add", first, columns, name=f"{name}/fuse/add_columns")
-    x = graph.node("Add", x, local, name=f"{name}/fuse/add_local")
+    x = graph.node("Concat", first, columns, local, name=f"{name}/concat", axis=1)
+    x = graph.conv(x, weights.fuse, f"{name}/fuse")
     x = graph.to_nhwc(x, f"{name}/fuse/to_nhwc")
     output_map = graph.weights(weights.output_map.transpose(1, 2, 0), f"{name}/output_map")
     return graph.node("Sum", x, output_map, residual, name=f"{name}/residual")
 
 
 def _strips(graph: _GraphBuilder, x: str, weights: SimplifiedTokenMixing, name: str) -> str:
-    """Rows, then columns, of the first half; rows are the columns of the transposed map."""
-    channels, side, _ = weights.row_map.shape
-    x = graph.node("Transpose", x, name=f"{name}/rows/transpose", perm=[0, 1, 3, 2])
-    rows = _mix_columns(graph, x, weights.row_strips, channels, f"{name}/rows/mix")
+    """Rows, then columns, of the first half."""
+    rows = _mix_rows(graph, x, weights, f"{name}/rows")
     x = graph.node("Concat", rows, x, name=f"{name}/rows/concat", axis=1)
-    x = graph.node("Reshape", x, graph.ints([0, 2 * channels, side * side]), name=f"{name}/rows/flat")
-    x = graph.node("MatMul", graph.weights(weights.row_fuse, f"{name}/rows/fuse/weight"), x, name=f"{name}/rows/fuse")
-    x = graph.node("Reshape", x, graph.ints([0, channels, side, side]), name=f"{name}/rows/map_shape")
-    row_map = graph.weights(weights.row_map.transpose(0, 2, 1), f"{name}/rows/map")
-    x = graph.node("Add", x, row_map, name=f"{name}/rows/add_map")
+    x = graph.conv(x, weights.row_fuse, f"{name}/rows/fuse")
+    x = graph.node("Add", x, graph.weights(weights.row_map, f"{name}/rows/map"), name=f"{name}/rows/add_map")
     x = graph.node("Gelu", x, name=f"{name}/rows/gelu")
-    x = graph.node("Transpose", x, name=f"{name}/columns/transpose", perm=[0, 1, 3, 2])
-    return _mix_columns(graph, x, weights.column_strips, channels, f"{name}/columns/mix")
+    return _mix_columns(graph, x, weights, f"{name}/columns")
 
 
-def _mix_columns(graph: _GraphBuilder, x: str, strips: Weights, channels: int, name: str) -> str:
-    """Every column to a column that also sees its neighbours: a convolution whose channels are the rows."""
-    groups, side = strips.shape[:2]
-    weight = np.tile(strips, (channels // groups, 1, 1, 1)).reshape(channels * side, side, 1, 3)
+def _mix_rows(graph: _GraphBuilder, x: str, weights: SimplifiedTokenMixing, name: str) -> str:
+    """Every row to a row that also sees its neighbours: a batched product of rows laid one after the other."""
+    groups, side = weights.row_strips.shape[:2]
+    channels = len(weights.row_map)
+    x = graph.node("Reshape", x, graph.ints([0, channels // groups, groups, side, side]), name=f"{name}/group")
+    x = graph.node("Pad", x, graph.ints([0, 0, 0, 1, 0] * 2), name=f"{name}/pad")
+    neighbours = graph.ints(np.arange(side)[:, None] + np.arange(3), f"neighbours/{side}")
+    x = graph.node("Gather", x, neighbours, name=f"{name}/neighbours", axis=3)
+    x = graph.node("Reshape", x, graph.ints([0, channels // groups, groups, side, 3 * side]), name=f"{name}/lines")
+    weight = weights.row_strips.transpose(0, 3, 2, 1).reshape(groups, 3 * side, side)
+    x = graph.node("MatMul", x, graph.weights(weight, f"{name}/mix/weight"), name=f"{name}/mix")
+    return graph.node("Reshape", x, graph.ints([0, channels, side, side]), name=f"{name}/ungroup")
+
+
+def _mix_columns(graph: _GraphBuilder, x: str, weights: SimplifiedTokenMixing, name: str) -> str:
+    """Every column likewise: a convolution whose channels are the rows, which needs no copies of neighbours."""
+    groups, side = weights.column_strips.shape[:2]
+    channels = len(weights.row_map)
+    weight = np.tile(weights.column_strips, (channels // groups, 1, 1, 1)).reshape(channels * side, side, 1, 3)
     x = graph.node("Reshape", x, graph.ints([0, channels * side, 1, side]), name=f"{name}/rows_as_channels")
-    x = graph.conv(x, weight, name, groups=channels)
+    x = graph.conv(x, weight, f"{name}/mix", groups=channels)
     return graph.node("Reshape", x, graph.ints([0, channels, side, side]), name=f"{name}/map_shape")
 
 

@@ -50,7 +50,7 @@ class SimplifiedTokenMixing:
     row_strips: Weights
     """(g, S to, S from, 3 rows: above, same, below). Channel c uses those of group c % g."""
     row_fuse: Weights
-    """Matrix (h, C), from the left, of [mixed rows, first half]."""
+    """1x1 convolution (h, C, 1, 1) of [mixed rows, first half]."""
     row_map: Weights
     """(h, S, S), added after `row_fuse`."""
     column_strips: Weights
@@ -184,7 +184,7 @@ def _simplify_token_mixing(mixing: TokenMixing, bias: Tensor) -> SimplifiedToken
         entry_conv=_array(merge.Conv.weight),
         spread=_affine(spread.weight * spread_scale[:, None, None, None], _bias(spread) * spread_scale + spread_shift),
         row_strips=_array(strips.proj_h.weight.reshape(strips_shape)),
-        row_fuse=_array(row_fuse[:, :, 0, 0]),
+        row_fuse=_array(row_fuse),
         row_map=_array(row_map),
         column_strips=_array(strips.proj_w.weight.reshape(strips_shape)),
         local_wide=_array(strips.fc_h.weight),
