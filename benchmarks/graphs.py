@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from model_export.export import IMAGENET_MEAN, IMAGENET_STD
 from model_export.graph import IR_VERSION, OPSET, build_graph
 from model_export.network import StripMLP
+from model_export.quantisation import Quantiser
 from model_export.simplify import simplify
 from model_export.variants import Variant
 from service.artifact import Preprocessing
@@ -67,12 +68,18 @@ def operations(network: StripMLP) -> int:
     return int(counter.get_total_flops())
 
 
-def exported(network: StripMLP, path: Path) -> Path:
-    """Written by this project's exporter, for any batch of pixels."""
+def exported(network: StripMLP) -> onnx.ModelProto:
+    """The graph of this project's exporter, for any batch of pixels."""
     double = StripMLP(network.architecture).double().eval()
     double.load_state_dict(network.state_dict())
-    onnx.save(build_graph(simplify(double, PREPROCESSING)), path)
-    return path
+    return build_graph(simplify(double, PREPROCESSING))
+
+
+def in_8_bits(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """The same with all products quantised that an export may quantise; noise calibrates it, for its speed alone."""
+    pixels = np.random.default_rng(0).integers(0, 256, (4, SIZE, SIZE, 3), dtype=np.uint8)
+    quantiser = Quantiser.calibrated(graph, pixels)
+    return quantiser.quantised(quantiser.groups)
 
 
 def plainly_exported(network: StripMLP, path: Path, batch: int) -> Path:

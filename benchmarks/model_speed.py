@@ -17,6 +17,7 @@ from benchmarks.graphs import (
     SIZE,
     Case,
     exported,
+    in_8_bits,
     operations,
     plainly_exported,
     product,
@@ -26,7 +27,7 @@ from benchmarks.rounds import median_ratio, milliseconds
 from benchmarks.tables import new_table, print_tables, show
 from model_export.variants import VARIANTS, Variant
 
-PRODUCT, PLAIN, OURS = "large product", "PyTorch's export", "this project's"
+PRODUCT, PLAIN, OURS, EIGHT_BITS = "large product", "PyTorch's export", "this project's", "this project's, int8"
 
 
 class SpeedRow(BaseModel):
@@ -78,6 +79,7 @@ def main(
 
 def _measure(variant: Variant, batch: int, rounds: int, rates: list[float]) -> list[SpeedRow]:
     network = random_network(variant)
+    graph = exported(network)
     floor_share = operations(network) * batch / PRODUCT_OPERATIONS
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (batch, SIZE, SIZE, 3), dtype=np.uint8)
@@ -86,7 +88,8 @@ def _measure(variant: Variant, batch: int, rounds: int, rates: list[float]) -> l
         cases = {
             PRODUCT: product(),
             PLAIN: Case.open(str(plainly_exported(network, Path(folder) / "plain.onnx", batch)), normalised),
-            OURS: Case.open(str(exported(network, Path(folder) / "ours.onnx")), pixels),
+            OURS: Case.open(graph.SerializeToString(), pixels),
+            EIGHT_BITS: Case.open(in_8_bits(graph).SerializeToString(), pixels),
         }
         works = {name: case.run for name, case in cases.items()}
         times = milliseconds(works, rounds, f"{variant.name}, batch {batch}")
@@ -100,7 +103,7 @@ def _measure(variant: Variant, batch: int, rounds: int, rates: list[float]) -> l
             of_floor=median_ratio(times[name], times[PRODUCT]) / floor_share,
             of_plain=median_ratio(times[name], times[PLAIN]),
         )
-        for name in (PLAIN, OURS)
+        for name in (PLAIN, OURS, EIGHT_BITS)
     ]
 
 

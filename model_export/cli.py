@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,7 @@ from rich.text import Text
 from model_export.errors import ExportError, ParityFailed
 from model_export.export import IMAGENET_MEAN, IMAGENET_STD, Exported, ExportOptions, export
 from model_export.labels import KNOWN
-from service.artifact import Interpolation, ParityReport
+from service.artifact import Interpolation, ParityReport, Precision
 
 main = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -46,12 +47,20 @@ def export_command(
     pictures: Annotated[
         Path | None, typer.Option(help="Directory of pictures to add to the parity check's own.")
     ] = None,
+    precision: Annotated[
+        Precision, typer.Option(help="fp16 is for CUDA, int8 for CPUs with VNNI; both get names of their own.")
+    ] = "fp32",
+    calibration: Annotated[
+        Path | None, typer.Option(help="Directory of pictures for int8, flat or with a folder a class.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on standard output.")] = False,
 ) -> None:
     """Export a Strip-MLP checkpoint to a self-describing ONNX model and prove that nothing was lost."""
     # Ends as an interrupt does, so that nothing half-written is left behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    options = ExportOptions(checkpoint, output, name, version, labels, crop, interpolation, mean, std, pictures)
+    options = ExportOptions(
+        checkpoint, output, name, version, labels, crop, interpolation, mean, std, pictures, precision, calibration
+    )
     try:
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             exported = export(options, progress)
@@ -97,10 +106,28 @@ def _print_report(report: ParityReport, exported: Exported | None, *, as_json: b
             f"{row.top5_agreement:.1%}",
         )
     console.print(table)
-    console.print(
-        f"Allowed: max |Δlogit| {report.max_abs_logit_error_allowed:.2e} (logits span {report.logit_range:.3g}), "
-        "top-1 100 %",
-        highlight=False,
-    )
+    for line in _explained(report):
+        console.print(line, highlight=False, soft_wrap=True)
     if exported:
         console.print(Text(f"Written: {exported.path}"), soft_wrap=True)
+
+
+def _explained(report: ParityReport) -> Iterator[str]:
+    """Lines below the table: which pictures, what they showed beyond it, and what was allowed."""
+    if report.pictures is not None:
+        yield f"Pictures: {report.pictures}"
+    if report.accuracy is not None:
+        accuracy = report.accuracy
+        yield (
+            f"Accuracy on the {accuracy.pictures} of known class: {accuracy.candidate:.2%}, "
+            f"in float32 {accuracy.reference:.2%}"
+        )
+    allowed = []
+    if report.max_abs_logit_error_allowed is not None:
+        allowed.append(f"max |Δlogit| {report.max_abs_logit_error_allowed:.2e} (logits span {report.logit_range:.3g})")
+    elif report.max_abs_probability_error_allowed is not None:
+        allowed.append(f"max |Δp| {report.max_abs_probability_error_allowed:.2e}")
+    allowed.append(f"top-1 {100 * report.top1_agreement_required:g} %")
+    if report.accuracy_loss_allowed is not None:
+        allowed.append(f"accuracy {100 * report.accuracy_loss_allowed:g} points lower")
+    yield f"Allowed: {', '.join(allowed)}"

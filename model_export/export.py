@@ -1,6 +1,7 @@
-"""The export from end to end: read, infer, simplify, write, prove, publish."""
+"""The export from end to end: read, infer, simplify, write, lower the precision, prove, publish."""
 
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,15 +14,16 @@ from pydantic import ValidationError
 from rich.progress import Progress
 
 from model_export.architecture import infer_architecture, load_network
+from model_export.calibration import LEAST, CalibrationSet
 from model_export.checkpoint import Checkpoint, read_checkpoint
 from model_export.errors import OptionError, OutputError, ParityFailed
 from model_export.graph import build_graph
 from model_export.labels import read_labels
-from model_export.parity import check_parity
+from model_export.precision import Proven, Prover
 from model_export.sample_pictures import read_pictures, sample_pictures
 from model_export.simplify import simplify
 from model_export.variants import variant_name
-from service.artifact import METADATA_KEY, Architecture, Artifact, Interpolation, Preprocessing, Triple
+from service.artifact import METADATA_KEY, Architecture, Artifact, Interpolation, Precision, Preprocessing, Triple
 from service.cpus import usable_cpus
 from service.errors import UnusableModel
 from service.repository import MODEL_FILE
@@ -50,6 +52,9 @@ class ExportOptions:
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
     pictures: Path | None = None
+    precision: Precision = "fp32"
+    calibration: Path | None = None
+    """Pictures for int8."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ def export(options: ExportOptions, progress: Progress) -> Exported:
     Raises:
         ExportError: in one of its kinds; no model was written.
     """
+    _check_calibration(options)
     own_pictures = read_pictures(options.pictures) if options.pictures is not None else []
     checkpoint = read_checkpoint(options.checkpoint)
     architecture = infer_architecture(checkpoint)
@@ -78,19 +84,40 @@ def export(options: ExportOptions, progress: Progress) -> Exported:
         with TemporaryDirectory(prefix=".export-", dir=options.output) as folder:
             staged = Path(folder) / destination.name / MODEL_FILE
             staged.parent.mkdir()
-            session = _save(model, artifact, staged)
-            artifact = artifact.model_copy(
-                update={"parity": check_parity(network, session, sample_pictures() + own_pictures, progress)}
+            proven = _prove(
+                options,
+                Prover(network, sample_pictures() + own_pictures, partial(_save, path=staged), progress),
+                model,
+                artifact,
             )
-            assert artifact.parity is not None  # just set
-            if not artifact.parity.passed:
-                raise ParityFailed(artifact.parity)
-            _check_same_answers(session, _save(model, artifact, staged))
+            artifact = artifact.model_copy(update={"parity": proven.report})
+            if not proven.report.passed:
+                raise ParityFailed(proven.report)
+            _check_same_answers(proven.session, _save(proven.model, artifact, staged))
             destination.parent.mkdir(exist_ok=True)
             staged.parent.rename(destination)
     except (OSError, UnusableModel) as error:
         raise OutputError(f"cannot write {destination / MODEL_FILE}: {error}") from error
     return Exported(destination / MODEL_FILE, artifact)
+
+
+def _check_calibration(options: ExportOptions) -> None:
+    if options.precision == "int8" and options.calibration is None:
+        raise OptionError(
+            "--precision int8 needs --calibration: a directory of pictures like those to be classified, at least "
+            f"{LEAST}, which tell the ranges of the activations and whether the answers stay the same"
+        )
+    if options.precision != "int8" and options.calibration is not None:
+        raise OptionError(f"--calibration is for --precision int8, not for {options.precision}")
+
+
+def _prove(options: ExportOptions, prover: Prover, model: onnx.ModelProto, artifact: Artifact) -> Proven:
+    if options.calibration is not None:
+        pictures = CalibrationSet.read(options.calibration, artifact, prover.progress)
+        return prover.in_8_bits(model, artifact, pictures)
+    if options.precision == "fp16":
+        return prover.in_half(model, artifact)
+    return prover.against_checkpoint(model, artifact)
 
 
 def _describe(options: ExportOptions, checkpoint: Checkpoint, architecture: Architecture) -> Artifact:
@@ -99,7 +126,7 @@ def _describe(options: ExportOptions, checkpoint: Checkpoint, architecture: Arch
     crop = _first(options.crop, config.crop, True)
     try:
         return Artifact(
-            name=_first(options.name, config.name, options.checkpoint.name.partition(".")[0]),
+            name=options.name if options.name is not None else _default_name(options, checkpoint),
             variant=variant_name(architecture),
             architecture=architecture,
             labels=read_labels(options.labels, config.dataset, architecture.num_classes),
@@ -113,7 +140,7 @@ def _describe(options: ExportOptions, checkpoint: Checkpoint, architecture: Arch
                     "std": options.std,
                 }
             ),
-            precision="fp32",
+            precision=options.precision,
             checkpoint_sha256=checkpoint.sha256,
             libraries=_library_versions(),
             parity=None,
@@ -122,6 +149,12 @@ def _describe(options: ExportOptions, checkpoint: Checkpoint, architecture: Arch
         first = error.errors()[0]
         field = str(first["loc"][0])
         raise OptionError(f"{field} is {first['input']!r}: {first['msg']}; give --{field}") from error
+
+
+def _default_name(options: ExportOptions, checkpoint: Checkpoint) -> str:
+    """A lower precision has a name of its own, or it would replace the model in float32 as its newest version."""
+    name = _first(checkpoint.config.name, None, options.checkpoint.name.partition(".")[0])
+    return name if options.precision == "fp32" else f"{name}-{options.precision}"
 
 
 def _first(option: T | None, configured: T | None, default: T) -> T:

@@ -11,7 +11,6 @@ are a third of a level off on average, and their logits further than the gate al
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -19,10 +18,11 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from model_export.errors import OptionError
+from model_export.gates import HALF_GATE, single_gate
 from model_export.network import StripMLP
 from model_export.reference import load_picture, reference_logits, resize_and_crop
 from model_export.sample_pictures import SEED, EncodedPicture
-from service.artifact import ParityReport, ParityRow, Preprocessing
+from service.artifact import ParityReport, ParityRow, Preprocessing, Source
 from service.decoding import decode
 from service.errors import BadPicture
 from service.preprocessing import Pixels, to_pixels
@@ -34,15 +34,9 @@ RANDOM_PICTURES = 32
 REFERENCE_BATCH = 4
 """Pictures that the reference takes at once: enough to keep the cores busy, few enough for any memory."""
 
-ABSOLUTE_TOLERANCE = 1e-3
-RELATIVE_TOLERANCE = 1e-4
-"""Of the range of the reference's logits."""
-
-Source = Literal["random pixels", "encoded pictures"]
-
 
 @dataclass(frozen=True)
-class _Case:
+class Case:
     """One source of pictures: the reference's logits (pictures, classes), the candidate's pixels."""
 
     source: Source
@@ -68,8 +62,8 @@ def check_parity(
     random = _random_pixels(preprocessing)
     pixels = _candidate_pixels(pictures, preprocessing)  # first, as it names a picture that cannot be used
     cases = [
-        _Case("random pixels", _expect(network, random, preprocessing, progress), random),
-        _Case(
+        Case("random pixels", _expect(network, random, preprocessing, progress), random),
+        Case(
             "encoded pictures",
             _expect(network, _reference_pixels(pictures, preprocessing), preprocessing, progress),
             pixels,
@@ -77,21 +71,19 @@ def check_parity(
     ]
     logits = np.concatenate([case.expected for case in cases])
     logit_range = float(logits.max() - logits.min())
-    allowed = max(ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE * logit_range)
+    gate = HALF_GATE if session.artifact.precision == "fp16" else single_gate(logit_range)
     rows = tuple(
-        _compare(case, _run(session, case.pixels, size, progress), size) for case in cases for size in BATCH_SIZES
+        compare(case, run(session, case.pixels, size, progress), size) for case in cases for size in BATCH_SIZES
     )
     return ParityReport(
         reference="unsimplified network in float64 on the checkpoint's weights, authors' preprocessing",
         candidate=f"this file in ONNX Runtime, {session.provider}, service's preprocessing",
         logit_range=logit_range,
-        max_abs_logit_error_allowed=allowed,
+        max_abs_logit_error_allowed=gate.logit_error,
+        max_abs_probability_error_allowed=gate.probability_error,
+        top1_agreement_required=gate.top1_agreement,
         rows=rows,
-        # Not-a-number compares false, and so fails. No probability is further off than the logits of its picture.
-        passed=all(
-            row.max_abs_logit_error <= allowed and row.max_abs_probability_error <= allowed and row.top1_agreement == 1
-            for row in rows
-        ),
+        passed=gate.passes(rows),
     )
 
 
@@ -125,7 +117,7 @@ def _expect(network: StripMLP, pixels: Pixels, preprocessing: Preprocessing, pro
     )
 
 
-def _run(session: Session, pixels: Pixels, batch_size: int, progress: Progress) -> Scores:
+def run(session: Session, pixels: Pixels, batch_size: int, progress: Progress) -> Scores:
     """Every picture in batches of exactly this size; the last batch is filled up from the start."""
     count = len(pixels)
     batches = np.resize(np.arange(count), (-(-count // batch_size), batch_size))
@@ -139,7 +131,8 @@ def _run(session: Session, pixels: Pixels, batch_size: int, progress: Progress) 
     )
 
 
-def _compare(case: _Case, scores: Scores, batch_size: int) -> ParityRow:
+def compare(case: Case, scores: Scores, batch_size: int) -> ParityRow:
+    """How far scores are from those expected."""
     expected_probabilities = torch.from_numpy(case.expected).softmax(dim=1).numpy()
     logit_error = np.abs(scores.logits - case.expected)
     return ParityRow(

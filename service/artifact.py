@@ -25,6 +25,9 @@ Interpolation = Literal["bilinear", "hamming", "bicubic", "lanczos"]
 
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
+Precision = Literal["fp32", "fp16", "int8"]
+"""Of weights and arithmetic; int8 stands for 8-bit products in float32 surroundings."""
+
 Triple = tuple[_Finite, _Finite, _Finite]
 """A value for each of red, green and blue."""
 
@@ -90,10 +93,14 @@ class Preprocessing(_Contract):
         return self
 
 
+Source = Literal["random pixels", "encoded pictures", "held-back pictures"]
+"""Of pictures that a file is proven with."""
+
+
 class ParityRow(_Contract):
     """Candidate against reference over the pictures of one source, run in batches of one size."""
 
-    source: Literal["random pixels", "encoded pictures"]
+    source: Source
     batch_size: int
     pictures: int
     max_abs_logit_error: float
@@ -103,13 +110,26 @@ class ParityRow(_Contract):
     top5_agreement: float = Field(ge=0, le=1, description="share of pictures whose sets of five best classes agree")
 
 
+class Accuracy(_Contract):
+    """Shares of pictures of known class whose best class is the right one."""
+
+    pictures: int
+    reference: float = Field(ge=0, le=1)
+    candidate: float = Field(ge=0, le=1)
+
+
 class ParityReport(_Contract):
-    """The proof that the file computes what the checkpoint computes."""
+    """The proof that the file computes what the checkpoint computes, as nearly as its precision allows."""
 
     reference: str
     candidate: str
+    pictures: str | None = Field(None, description="which pictures those held back are")
     logit_range: float = Field(description="largest minus smallest logit of the reference")
-    max_abs_logit_error_allowed: float
+    max_abs_logit_error_allowed: float | None = Field(description="none: not bounded")
+    max_abs_probability_error_allowed: float | None = Field(None, description="none: not bounded")
+    top1_agreement_required: float = 1
+    accuracy: Accuracy | None = Field(None, description="none where no picture's class is known")
+    accuracy_loss_allowed: float | None = Field(None, description="none: not bounded")
     rows: tuple[ParityRow, ...] = Field(min_length=1)
     passed: bool
 
@@ -123,7 +143,7 @@ class Artifact(_Contract):
     architecture: Architecture
     labels: tuple[str, ...]
     preprocessing: Preprocessing
-    precision: Literal["fp32"]
+    precision: Precision
     checkpoint_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     libraries: dict[str, str] = Field(description="versions the export was made with")
     parity: ParityReport | None = Field(description="none only while the export is still checking the file")

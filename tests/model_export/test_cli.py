@@ -22,7 +22,8 @@ from model_export.simplify import SimplifiedNetwork, simplify
 from service.artifact import ParityReport, Preprocessing
 from service.session import Session
 from tests.conftest import REPOSITORY
-from tests.model_export.checkpoints import SMALL, random_network
+from tests.model_export.checkpoints import SMALL, SMALL_LABELS, random_network
+from tests.service.pictures import encode, noise
 
 Run = Callable[..., Result]
 
@@ -101,6 +102,26 @@ def test_every_option_is_followed(run: Run, tmp_path: Path, samples: list[Encode
     )
     assert artifact.parity is not None
     assert {row.pictures for row in artifact.parity.rows} == {32, len(samples) + 1}
+
+
+def test_what_a_lower_precision_is_allowed_is_said(run: Run, tmp_path: Path) -> None:
+    result = run("--precision", "fp16")
+    assert result.exit_code == 0, result.stderr
+    assert "Allowed: max |Δp| 2.00e-03, top-1 99.9 %" in result.stderr
+    assert f"Written: {tmp_path / 'models' / 'small-fp16' / '1' / 'model.onnx'}" in result.stderr
+
+
+def test_pictures_and_accuracy_of_a_quantised_model_are_said(run: Run, tmp_path: Path) -> None:
+    for number in range(200):
+        folder = tmp_path / "own" / SMALL_LABELS[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.png").write_bytes(encode(noise(32, 32, seed=number)))
+    # The pictures' classes are made up and the weights random: whether the gate passes is not the question here.
+    result = run("--precision", "int8", "--calibration", tmp_path / "own")
+    text = " ".join(result.stderr.split())
+    assert "Pictures: 100 held back of the 200 pictures of own; 100 others" in text
+    assert re.search(r"Accuracy on the 100 of known class: \d+\.\d\d%, in float32 \d+\.\d\d%", text)
+    assert "Allowed: top-1 99 %, accuracy 0.5 points lower" in text
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]], ids=["table", "json"])

@@ -87,6 +87,7 @@ def _simplified(network: StripMLP, small_model: Exported) -> SimplifiedNetwork:
 
 
 def _failing(report: ParityReport) -> set[tuple[str, int]]:
+    assert report.max_abs_logit_error_allowed is not None
     return {
         (row.source, row.batch_size)
         for row in report.rows

@@ -65,7 +65,7 @@ PREPROCESSING = artifact().preprocessing.model_dump(mode="json")
         ("{}", "metadata schema None, this service knows 1"),
         (changed(schema_version=True), "metadata schema True, this service knows 1"),
         (changed(schema_version=2), "metadata schema 2, this service knows 1"),
-        (changed(precision="int8"), "invalid at precision: Input should be 'fp32'"),
+        (changed(precision="int4"), "invalid at precision: Input should be 'fp32', 'fp16' or 'int8'"),
         (changed(name="../etc"), "invalid at name: "),
         (changed(name="colours\n"), "invalid at name: "),
         (changed(checkpoint_sha256="c0"), "invalid at checkpoint_sha256: "),
