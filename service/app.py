@@ -15,9 +15,9 @@ from service.errors import StartupError
 from service.metrics import Metrics
 from service.models import Models
 from service.problems import install_problem_handlers
+from service.providers import expects_cuda
 from service.reloading import Reloader
 from service.routes import build_router
-from service.session import expects_cuda
 from service.settings import Settings
 from service.telemetry import Telemetry
 from service.tracing import Tracing

@@ -10,9 +10,11 @@ from service.batching import BatchQueue
 from service.errors import DeviceUnavailable, UnusableModel
 from service.metrics import Metrics
 from service.models import ServedModel
+from service.proof import require_same_answers
+from service.providers import CPU, GpuOptions
 from service.repository import ModelFile
 from service.running import Runner
-from service.session import CPU, Session
+from service.session import Session
 from service.settings import Settings
 from service.tuning import BatchTime, batch_sizes, best_limit, measure_curve
 from service.workers import Workers
@@ -104,8 +106,12 @@ def _open(file: ModelFile, settings: Settings) -> list[_Opened]:
 
 
 def _open_proven(file: ModelFile, device: str, settings: Settings) -> Session:
-    session = Session.open(file.path, device=device, threads=settings.threads)
+    largest = settings.batch_limit or settings.max_batch
+    gpu = GpuOptions(settings.tf32, settings.cuda_graphs, settings.engine_cache, largest)
+    session = Session.open(file.path, device=device, threads=settings.threads, gpu=gpu)
     session.artifact.require_parity(str(file.path))
+    if session.provider != CPU:
+        require_same_answers(session, file.path, list(batch_sizes(largest)))
     return session
 
 

@@ -110,7 +110,7 @@ class Metrics:
         self.ready = self._gauge("stripmlp_ready", "1 if /readyz says 200, else 0.", "livemin")
         self.cuda_expected = self._gauge(
             "stripmlp_cuda_expected",
-            "1 if models should run on CUDA: by --device cuda, or by auto with a runtime that has it.",
+            "1 if models should run on a GPU: by --device cuda or tensorrt, or by auto with a runtime that has CUDA.",
             "livemax",
         )
         self.model_info = self._gauge(

@@ -14,22 +14,14 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from service.artifact import Artifact
+from service.binding import Binding
 from service.errors import DeviceUnavailable, UnusableModel
 from service.preprocessing import Pixels
+from service.providers import CPU, TENSORRT, GpuOptions, Provider, cuda, device_number, expected_provider, tensorrt
 
 logger = logging.getLogger(__name__)
 
-DEVICE_PATTERN = r"^(auto|cpu|cuda|cuda:\d+(,cuda:\d+)*)$"
-"""One device, or several CUDA devices by number."""
-
-CPU = "CPUExecutionProvider"
-CUDA = "CUDAExecutionProvider"
-
-CUDA_OPTIONS = {
-    "arena_extend_strategy": "kSameAsRequested",
-    "cudnn_conv_algo_search": "HEURISTIC",
-    "use_tf32": "0",
-}
+ON_CPU_ALONE = GpuOptions()
 
 
 @dataclass(frozen=True)
@@ -52,48 +44,56 @@ class Session:
     provider: str
     """The execution provider in use, as the session reports it."""
     _inference: Any
+    _binding: Binding | None = None
+    """On a GPU alone."""
 
     @classmethod
-    def open(cls, path: Path, *, device: str, threads: int) -> Self:
+    def open(cls, path: Path, *, device: str, threads: int, gpu: GpuOptions = ON_CPU_ALONE) -> Self:
         """Load a model file.
 
         Args:
             path: an ONNX file written by the exporter.
-            device: `auto` takes CUDA where it works, else the CPU; `cuda` and `cuda:N` insist.
+            device: `auto` takes CUDA where it works, else the CPU; `cuda`, `tensorrt`, `cuda:N` and so on insist.
             threads: threads that one run may use on the CPU.
+            gpu: how it runs on a GPU.
 
         Raises:
             UnusableModel: the file cannot be read, or is none of the exporter's.
-            DeviceUnavailable: `cuda` was asked for and does not work here.
+            DeviceUnavailable: a GPU was asked for and does not work here.
         """
         options = onnxruntime.SessionOptions()
         options.inter_op_num_threads = 1
         # Waiting threads that spin would take the cores that decoding needs.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        wants_cuda = _wants_cuda(device)
-        options.intra_op_num_threads = 1 if wants_cuda else threads
+        expected = expected_provider(device)
+        options.intra_op_num_threads = threads if expected == CPU else 1
+        providers = _providers(path, device, gpu, expected)
         try:
-            inference = onnxruntime.InferenceSession(
-                str(path), options, providers=[(CUDA, _cuda_options(device)), CPU] if wants_cuda else [CPU]
-            )
+            inference = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime's exceptions have no common base class
             raise UnusableModel(f"{path} cannot be loaded: {error}") from error
         provider = inference.get_providers()[0]
-        if wants_cuda and provider != CUDA:
+        if provider != expected:
             if device != "auto":
                 raise DeviceUnavailable(
-                    f"--device {device} was asked for, but onnxruntime could not load its CUDA provider and would run "
-                    f"on {provider}. Check nvidia-smi and the CUDA and cuDNN libraries (its own message is above), "
-                    "or use --device cpu."
+                    f"--device {device} was asked for, but onnxruntime could not load its {expected} and would run "
+                    f"on {provider}. Check nvidia-smi and the CUDA and cuDNN libraries, for tensorrt TensorRT 10 too "
+                    "(onnxruntime's own message is above), or use --device cpu."
                 )
             logger.warning("CUDA is compiled in but does not work here (onnxruntime's message is above); using the CPU")
             return cls.open(path, device="cpu", threads=threads)
         artifact = Artifact.from_metadata(inference.get_modelmeta().custom_metadata_map, str(path))
         _check_signature(inference, artifact, path)
-        return cls(artifact, provider, inference)
+        if provider == CPU:
+            return cls(artifact, provider, inference)
+        classes = artifact.architecture.num_classes
+        binding = Binding(inference, classes=classes, device="cuda", number=device_number(device))
+        return cls(artifact, provider, inference, binding)
 
     def run(self, pixels: Pixels) -> Scores:
         """Classify a batch, uint8 (batch, size, size, 3). Raises what onnxruntime raises."""
+        if self._binding is not None:
+            return Scores(*self._binding.run(pixels))
         logits, probabilities = self._inference.run(["logits", "probabilities"], {"pixels": pixels})
         return Scores(logits, probabilities)
 
@@ -114,28 +114,16 @@ class Session:
         self._inference.run(["logits", "probabilities"], {"pixels": blank}, options)
 
 
-def _cuda_options(device: str) -> dict[str, str]:
-    _, _, number = device.partition(":")
-    return {**CUDA_OPTIONS, "device_id": number or "0"}
-
-
-def expects_cuda(device: str) -> bool:
-    """Whether a model should run on CUDA by `--device`, be it that `auto` finds a runtime that has it."""
-    return device != "cpu" and (device != "auto" or CUDA in onnxruntime.get_available_providers())
-
-
-def _wants_cuda(device: str) -> bool:
-    if not expects_cuda(device):
-        return False
-    available = onnxruntime.get_available_providers()
-    if CUDA in available:
-        # Finds the CUDA and cuDNN wheels that the `gpu` extra installs.
-        onnxruntime.preload_dlls()
-        return True
-    raise DeviceUnavailable(
-        f"--device {device} was asked for, but the installed onnxruntime has only {', '.join(available)}. "
-        "Install the 'gpu' extra in place of 'cpu', or use --device cpu."
-    )
+def _providers(path: Path, device: str, gpu: GpuOptions, first: str) -> list[Provider]:
+    """From the first choice on down to the CPU, which takes what the others do not know."""
+    providers: list[Provider] = [(CPU, {})]
+    if first != CPU:
+        providers.insert(0, cuda(device, gpu))
+    if first == TENSORRT:
+        # TensorRT wants to know the pictures' size before the file is open on it.
+        size = Session.open(path, device="cpu", threads=1).artifact.architecture.image_size
+        providers.insert(0, tensorrt(path, device, gpu, size))
+    return providers
 
 
 def _check_signature(inference: Any, artifact: Artifact, path: Path) -> None:

@@ -8,7 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.cpus import usable_cpus
 from service.decoding import PILLOWS_MOST_PIXELS
-from service.session import DEVICE_PATTERN
+from service.providers import DEVICE_PATTERN
 
 LogLevel = Literal["critical", "error", "warning", "info", "debug"]
 LogFormat = Literal["auto", "json", "text"]
@@ -47,11 +47,16 @@ class Settings(BaseSettings):
     device: str = Field(
         "auto",
         pattern=DEVICE_PATTERN,
-        description="auto, cpu, cuda or cuda:0,cuda:1; cuda refuses to start where it does not work; auto takes the "
-        "CPU then",
+        description="auto, cpu, cuda or cuda:0,cuda:1, tensorrt or tensorrt:0,tensorrt:1; cuda and tensorrt refuse to "
+        "start where they do not work; auto takes the CPU then",
+    )
+    tf32: bool = Field(False, description="on a GPU, let float32 products round their factors to 10 bits")
+    cuda_graphs: bool = Field(False, description="on a GPU, launch the kernels of a batch size as one")
+    engine_cache: Path | None = Field(
+        None, description="folder where TensorRT keeps what it built; without one it builds anew at each start"
     )
     instances: PositiveInt | None = Field(
-        None, description="runs of a model at once on each device; default: usable cores / threads, 1 on CUDA"
+        None, description="runs of a model at once on each device; default: usable cores / threads, 1 on a GPU"
     )
     threads: PositiveInt = Field(1, description="CPU threads of one run")
     decode_threads: PositiveInt | None = Field(

@@ -13,6 +13,7 @@ from service.preprocessing import Pixels
 from service.session import Scores, Session
 from tests.service import colours
 from tests.service.live import PATIENCE, live_service
+from tests.service.seeming_cuda import SeemingCuda
 
 InThread = Callable[[Callable[[], httpx.Response]], Future[httpx.Response]]
 """What the fixture `in_thread` is."""
@@ -49,6 +50,12 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
         models, keep_versions=2, max_images=3, max_request_mb=2, max_image_mb=1, max_pixels=10_000
     ) as client:
         yield client
+
+
+@pytest.fixture
+def seeming_cuda(monkeypatch: pytest.MonkeyPatch) -> SeemingCuda:
+    """GPUs that are the CPU."""
+    return SeemingCuda(monkeypatch)
 
 
 @pytest.fixture

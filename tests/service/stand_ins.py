@@ -12,9 +12,10 @@ from service.admission import Admission, ServiceRate
 from service.batching import BatchQueue
 from service.metrics import Metrics, ModelMetrics
 from service.preprocessing import Pixels
+from service.providers import CPU
 from service.record import RequestRecord
 from service.running import Runner
-from service.session import CPU, Scores, Session
+from service.session import Scores, Session
 from service.work import Item, Result, Work
 from tests.service import colours
 from tests.service.live import PATIENCE

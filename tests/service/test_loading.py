@@ -8,12 +8,14 @@ import pytest
 
 from service import loading, reloading
 from service.errors import DeviceUnavailable, UnusableModel
+from service.providers import CPU, CUDA, GpuOptions, cuda
 from service.repository import find_models
 from service.session import Session
 from service.settings import Settings
 from tests.service import colours
 from tests.service.live import classify, failed_start, live_service
 from tests.service.pictures import png
+from tests.service.seeming_cuda import SeemingCuda
 
 QUICK = Settings(max_batch=1)
 
@@ -105,3 +107,35 @@ def test_a_session_is_not_opened_anew_on_another_provider(colour_models: Path) -
     assert loading._reopen(file, "auto", QUICK, before).provider == before.provider
     with pytest.raises(DeviceUnavailable, match="ran on CUDA, which does not work any more"):
         loading._reopen(file, "auto", QUICK, dataclasses.replace(before, provider="CUDA"))
+
+
+def test_on_a_gpu_models_are_proven_timed_and_served(colour_models: Path, seeming_cuda: SeemingCuda) -> None:
+    with live_service(colour_models, device="cuda", tf32=True, max_batch=3) as client:
+        (model,) = client.get("/models").json()["models"]
+        answer = classify(client, png("red"), png("green"), png("blue"))
+
+    assert model["provider"] == CUDA
+    assert [result["predictions"][0]["label"] for result in answer.json()["results"]] == ["red", "green", "blue"]
+    # The second session is the CPU's, for the proof.
+    assert seeming_cuda.asked == [[cuda("cuda", GpuOptions(tf32=True)), (CPU, {})], [(CPU, {})]]
+
+
+def test_a_model_that_answers_otherwise_on_a_gpu_fails_the_start(
+    colour_models: Path, seeming_cuda: SeemingCuda
+) -> None:
+    seeming_cuda.error = 1.5
+
+    failure = failed_start(colour_models, device="cuda", max_batch=2)
+
+    assert isinstance(failure, UnusableModel)
+    assert "answers differently on CUDAExecutionProvider than on the CPU" in str(failure)
+
+
+def test_a_session_that_is_opened_anew_is_proven_anew(colour_models: Path, seeming_cuda: SeemingCuda) -> None:
+    (file,) = find_models(colour_models)["colours"]
+    before = Session.open(file.path, device="cuda", threads=1)
+
+    assert loading._reopen(file, "cuda", QUICK, before).provider == CUDA
+    seeming_cuda.error = 1.5
+    with pytest.raises(UnusableModel, match="answers differently"):
+        loading._reopen(file, "cuda", QUICK, before)

@@ -1,6 +1,5 @@
 """Sessions: which files are refused, which provider runs, and what a run answers."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,10 @@ from onnx import TensorProto
 
 from service.errors import DeviceUnavailable, UnusableModel
 from service.preprocessing import Pixels
-from service.session import CPU, CUDA, DEVICE_PATTERN, Session, _cuda_options
+from service.providers import CPU, CUDA, GpuOptions, cuda, tensorrt
+from service.session import Session
 from tests.service import colours
+from tests.service.seeming_cuda import SeemingCuda
 
 # The CPU build of onnxruntime tells with a warning that it passes over the provider; the GPU build logs it.
 cuda_does_not_work = pytest.mark.filterwarnings("ignore:Specified provider 'CUDAExecutionProvider'")
@@ -173,7 +174,7 @@ def test_cuda_is_refused_where_it_is_not_compiled_in(model: Path, device: str) -
 @pytest.mark.usefixtures("_cuda_compiled_in")
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_cuda_is_refused_where_it_is_compiled_in_but_does_not_work(model: Path, device: str) -> None:
-    told = rf"--device {device} .* could not load its CUDA provider .* CPUExecutionProvider"
+    told = rf"--device {device} .* could not load its CUDAExecutionProvider .* on CPUExecutionProvider"
     with pytest.raises(DeviceUnavailable, match=told):
         Session.open(model, device=device, threads=1)
 
@@ -196,17 +197,26 @@ def test_the_cpu_is_taken_where_it_was_asked_for(model: Path) -> None:
     assert Session.open(model, device="cpu", threads=1).provider == CPU
 
 
-@pytest.mark.parametrize(("device", "number"), [("auto", "0"), ("cuda", "0"), ("cuda:0", "0"), ("cuda:12", "12")])
-def test_a_cuda_device_is_taken_by_its_number(device: str, number: str) -> None:
-    assert _cuda_options(device)["device_id"] == number
+@pytest.mark.usefixtures("seeming_cuda")
+def test_on_a_gpu_every_run_is_bound_and_answers_the_same(model: Path) -> None:
+    session = Session.open(model, device="cuda", threads=3)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, colours.SIZE, colours.SIZE, 3), dtype=np.uint8)
+    expected = Session.open(model, device="cpu", threads=1).run(pixels)
+
+    scores = session.run(pixels)
+
+    assert session.provider == CUDA
+    assert session._binding is not None
+    np.testing.assert_array_equal(scores.logits, expected.logits)
+    np.testing.assert_array_equal(scores.probabilities, expected.probabilities)
+    assert session._inference.get_session_options().intra_op_num_threads == 1
 
 
-@pytest.mark.parametrize(
-    ("device", "understood"),
-    [
-        *((device, True) for device in ("auto", "cpu", "cuda", "cuda:0", "cuda:12", "cuda:0,cuda:1,cuda:2")),
-        *((device, False) for device in ("", "gpu", "cuda:", "cuda:-1", "cuda:0,", "cuda:0,1", "cpu,cpu", "auto:1")),
-    ],
-)
-def test_how_devices_are_named(device: str, understood: bool) -> None:
-    assert bool(re.fullmatch(DEVICE_PATTERN, device)) is understood
+def test_a_session_gets_its_devices_providers_in_order(model: Path, seeming_cuda: SeemingCuda) -> None:
+    gpu = GpuOptions(tf32=True, largest_batch=4)
+    Session.open(model, device="tensorrt:1", threads=1, gpu=gpu)
+
+    # The first one told the pictures' size.
+    of_cpu, of_tensorrt = seeming_cuda.asked
+    assert of_cpu == [(CPU, {})]
+    assert of_tensorrt == [tensorrt(model, "tensorrt:1", gpu, colours.SIZE), cuda("cuda:1", gpu), (CPU, {})]
