@@ -84,8 +84,9 @@ async def read_pictures(request: Request, settings: Settings, deadline: Deadline
     media_type, options = parse_options_header(header)
     content_type = media_type.decode("latin-1").lower()
     stream = _limited(request, settings.max_request_mb * MEBIBYTE, account)
+    latest = asyncio.get_running_loop().time() + settings.max_body_seconds
     try:
-        async with asyncio.timeout(min(settings.max_body_seconds, deadline.seconds_left)):
+        async with asyncio.timeout_at(min(latest, deadline.at)):
             if content_type == "multipart/form-data":
                 pictures = await _read_multipart(options.get(b"boundary", b""), stream, settings.max_images)
             elif content_type.startswith("image/") or content_type == "application/octet-stream":
@@ -97,7 +98,7 @@ async def read_pictures(request: Request, settings: Settings, deadline: Deadline
                     f"'{FILES_FIELD}', or one picture with its type (image/jpeg, …) or application/octet-stream"
                 )
     except TimeoutError as error:
-        if deadline.seconds_left <= 0:
+        if deadline.at <= latest:  # by the clock it may not quite have passed: uvloop's timers are a millisecond early
             exceeded = deadline.exceeded()
             exceeded.body_unread = True
             raise exceeded from error

@@ -46,6 +46,7 @@ def test_defaults() -> None:
         "max_image_mb": 20,
         "max_body_seconds": 60,
         "max_pixels": 50_000_000,
+        "exact_decode": False,
         "stall_seconds": 60,
         "drain_seconds": 5,
         "shutdown_seconds": 30,
