@@ -3,6 +3,7 @@
 # make compose-test   builds the images and starts docker-compose.yml, for which it needs a Docker engine
 # make bench   the service beside other servers, about 20 minutes; ARGS="--help" shows how to have less
 # make bench-model   the exported networks against the arithmetic's limit, and decoding, 10 minutes
+# make gpu-check   everything that has to be measured on a GPU; docs/gpu.md
 # make storm   the service under three times the load that it can answer, a minute
 
 PYTHON ?= python3
@@ -19,7 +20,7 @@ BENCH := .bench
 BENCH_PYTHON ?= $(shell python3.12 -c '' 2>/dev/null && echo python3.12 || echo $(PYTHON))
 export BENCH_PYTHON
 
-.PHONY: serve test compose-test lint bench bench-model storm clean only-one-runtime
+.PHONY: serve test compose-test lint bench bench-model gpu-check storm clean only-one-runtime
 
 serve: $(VENV)/.serve-$(RUNTIME)
 	$(BIN)/strip-mlp-serve
@@ -44,6 +45,9 @@ bench: $(BENCH)/ours/.ready
 bench-model: $(VENV)/.test-$(RUNTIME)
 	$(BIN)/python -m benchmarks.model_speed $(ARGS)
 
+gpu-check: $(VENV)/.gpu-check-$(RUNTIME)
+	$(BIN)/python -m benchmarks.gpu_check $(ARGS)
+
 storm: $(BENCH)/ours/.ready
 	$(BENCH)/ours/bin/python -m benchmarks.storm $(ARGS)
 
@@ -62,6 +66,10 @@ $(VENV)/.serve-$(RUNTIME): pyproject.toml constraints.txt | only-one-runtime
 
 $(VENV)/.test-$(RUNTIME): pyproject.toml constraints.txt | only-one-runtime
 	$(PIP) --editable '.[$(RUNTIME),export,test]'
+	touch $@
+
+$(VENV)/.gpu-check-$(RUNTIME): $(VENV)/.test-$(RUNTIME) benchmarks/requirements/ours.txt
+	$(PIP) --requirement benchmarks/requirements/ours.txt
 	touch $@
 
 only-one-runtime: $(VENV)/bin/python

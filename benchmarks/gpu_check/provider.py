@@ -11,7 +11,7 @@ import onnxruntime
 
 from benchmarks.gpu_check.records import Nodes, ProviderRow
 from benchmarks.gpu_check.subjects import Subject
-from service.providers import expected_provider
+from service.providers import CPU, expected_provider
 from service.session import providers_of
 
 RUNS = 3
@@ -27,7 +27,7 @@ def check_provider(subject: Subject, device: str) -> ProviderRow:
     expected = expected_provider(device)
     nodes = _nodes(_profile(subject, device, expected))
     strays = sorted({
-        each.operator for each in nodes if each.provider != expected and each.largest_bytes > SMALL_BYTES
+        each.operator for each in nodes if each.provider == CPU != expected and each.largest_bytes > SMALL_BYTES
     })  # fmt: skip
     return ProviderRow(model=subject.model, precision=subject.precision, expected=expected, nodes=nodes, strays=strays)
 

@@ -44,7 +44,7 @@ def load_service(
         served = _with_report(subject, Path(folder) / "model.onnx")
         sets = [_pictures(subject, size, Path(folder) / f"{size}") for size in sizes]
         sample = next(Path(sets[0].folder).iterdir()).read_bytes()
-        server = _server(subject, device)
+        server = _server(device)
         with running(server, Path(prefix), ModelFile.read(served), usable_cpus(), sample) as started:
             for pictures in sets:
                 bodies = started.scratch / f"bodies-{pictures.size}"
@@ -77,11 +77,11 @@ def load_service(
     return rows
 
 
-def _server(subject: Subject, device: str) -> Server:
-    command = [*SERVERS[OURS].command, "--device", device]
+def _server(device: str) -> Server:
+    command = (*SERVERS[OURS].command, "--device", device)
     if device != "cpu":
-        command += ["--max-batch", str(LARGEST_BATCH), "--max-queue", str(4 * LARGEST_BATCH)]
-    return replace(SERVERS[OURS], command=(*command, *(["--tf32"] if subject.precision == "tf32" else [])))
+        command += ("--max-batch", str(LARGEST_BATCH), "--max-queue", str(4 * LARGEST_BATCH))
+    return replace(SERVERS[OURS], command=command)
 
 
 def _pictures(subject: Subject, size: int, folder: Path) -> PictureSet:

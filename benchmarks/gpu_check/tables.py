@@ -20,7 +20,7 @@ def print_report(report: Report) -> None:
 
 def _providers(report: Report) -> Table:
     table = new_table(
-        "Where nodes run (ms on a GPU: of launching), in one run; the operators that write most come first",
+        "Where nodes run, in one run (ms on a GPU: of launching); by operator what is not on the provider asked for",
         *("model", "precision", "provider", "operator", "nodes", "ms", "largest result, KiB", "stray"),
     )
     for row in report.providers:
