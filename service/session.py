@@ -67,7 +67,7 @@ class Session:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         expected = expected_provider(device)
         options.intra_op_num_threads = threads if expected == CPU else 1
-        providers = _providers(path, device, gpu, expected)
+        providers = providers_of(path, device, gpu, expected)
         try:
             inference = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime's exceptions have no common base class
@@ -114,8 +114,8 @@ class Session:
         self._inference.run(["logits", "probabilities"], {"pixels": blank}, options)
 
 
-def _providers(path: Path, device: str, gpu: GpuOptions, first: str) -> list[Provider]:
-    """From the first choice on down to the CPU, which takes what the others do not know."""
+def providers_of(path: Path, device: str, gpu: GpuOptions, first: str) -> list[Provider]:
+    """What onnxruntime is given: from the first choice on down to the CPU, which takes what the others do not know."""
     providers: list[Provider] = [(CPU, {})]
     if first != CPU:
         providers.insert(0, cuda(device, gpu))
