@@ -3,7 +3,7 @@
 # make compose-test   builds the images and starts docker-compose.yml, for which it needs a Docker engine
 # make bench   the service beside other servers, about 20 minutes; ARGS="--help" shows how to have less
 # make bench-model   the exported networks against the arithmetic's limit, and decoding, 10 minutes
-# make gpu-check   everything that has to be measured on a GPU; docs/gpu.md
+# make gpu-check   a machine's GPU: where nodes run, parity, speed, memory, the service (docs/gpu.md)
 # make storm   the service under three times the load that it can answer, a minute
 
 PYTHON ?= python3
@@ -45,7 +45,8 @@ bench: $(BENCH)/ours/.ready
 bench-model: $(VENV)/.test-$(RUNTIME)
 	$(BIN)/python -m benchmarks.model_speed $(ARGS)
 
-gpu-check: $(VENV)/.gpu-check-$(RUNTIME)
+gpu-check: $(VENV)/.test-$(RUNTIME)
+	$(PIP) --requirement benchmarks/requirements/ours.txt
 	$(BIN)/python -m benchmarks.gpu_check $(ARGS)
 
 storm: $(BENCH)/ours/.ready
@@ -66,10 +67,6 @@ $(VENV)/.serve-$(RUNTIME): pyproject.toml constraints.txt | only-one-runtime
 
 $(VENV)/.test-$(RUNTIME): pyproject.toml constraints.txt | only-one-runtime
 	$(PIP) --editable '.[$(RUNTIME),export,test]'
-	touch $@
-
-$(VENV)/.gpu-check-$(RUNTIME): $(VENV)/.test-$(RUNTIME) benchmarks/requirements/ours.txt
-	$(PIP) --requirement benchmarks/requirements/ours.txt
 	touch $@
 
 only-one-runtime: $(VENV)/bin/python

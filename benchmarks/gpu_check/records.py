@@ -121,7 +121,7 @@ class Report(BaseModel):
 
     @property
     def faults(self) -> list[str]:
-        """What is not as it should be. That TF32 is further off than float32 may be is no fault: it is off by default."""
+        """What is not as it should be. TF32, which is off by default, may be further off than float32 may."""
         return [
             *self.failed,
             *(f"{row.model} {row.precision}: {', '.join(row.strays)} not on {row.expected}"

@@ -1,6 +1,7 @@
 """How fast models run on the device, by batch size, and what share of the device's limits that is."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median, quantiles
 
 import numpy as np
@@ -23,7 +24,7 @@ def measure_speed(subject: Subject, device: str, batches: Sequence[int], rounds:
     generator = np.random.default_rng(0)
     for batch in batches:
         pixels = generator.integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
-        works[str(batch)] = lambda pixels=pixels: session.run(pixels)  # type: ignore[misc]  # mypy cannot type a default
+        works[str(batch)] = partial(session.run, pixels)
         works[str(batch)]()  # sets buffers up, searches algorithms
     times = milliseconds(works, rounds, f"{subject.model} {subject.precision}")
     work = work_of(subject.path)

@@ -18,7 +18,7 @@ from model_export.gates import EIGHT_BIT_GATE
 from model_export.network import StripMLP
 from model_export.quantisation import Quantiser
 from model_export.simplify import SimplifiedNetwork, simplify
-from service.artifact import Artifact, Preprocessing
+from service.artifact import Artifact, Precision, Preprocessing
 from service.session import Session
 from tests.conftest import REPOSITORY
 from tests.model_export.checkpoints import QUIET
@@ -54,7 +54,9 @@ def test_an_8_bit_model_is_proven_on_pictures_held_back(
     assert report is not None
     assert exported.path == tmp_path / "small-int8" / "1" / "model.onnx"
     assert exported.artifact.precision == "int8"
-    assert report.pictures == f"100 held back of the 200 pictures of {options.calibration.name}; " + (  # type: ignore[union-attr]  # given
+    assert options.calibration is not None
+    assert report.pictures == (
+        f"100 held back of the 200 pictures of {options.calibration.name}; "
         "100 others, evenly spread over the sorted paths, calibrated it"
     )
     assert {row.source for row in report.rows} == {"held-back pictures"}
@@ -100,9 +102,9 @@ def test_8_bits_need_pictures(options: ExportOptions, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_pictures_are_for_8_bits_alone(options: ExportOptions, tmp_path: Path, precision: str) -> None:
+def test_pictures_are_for_8_bits_alone(options: ExportOptions, tmp_path: Path, precision: Precision) -> None:
     with pytest.raises(OptionError, match=f"not for {precision}"):
-        export(replace(options, output=tmp_path, precision=precision), QUIET)  # type: ignore[arg-type]  # one of the literals
+        export(replace(options, output=tmp_path, precision=precision), QUIET)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ class Runtime:
         self.held: dict[int, Any] = {}
         self.flags: list[int] = []
 
-    def cudaHostAlloc(self, pointer: Any, size: ctypes.c_size_t, flags: ctypes.c_uint) -> int:  # noqa: N802
+    def cudaHostAlloc(self, pointer: Any, size: ctypes.c_size_t, flags: ctypes.c_uint) -> int:
         self.flags.append(flags.value)
         if self.status == 0:
             memory = (ctypes.c_uint8 * size.value)()
@@ -28,7 +28,7 @@ class Runtime:
             pointer._obj.value = address
         return self.status
 
-    def cudaFreeHost(self, pointer: ctypes.c_void_p) -> int:  # noqa: N802
+    def cudaFreeHost(self, pointer: ctypes.c_void_p) -> int:
         assert pointer.value is not None
         del self.held[pointer.value]
         return 0
