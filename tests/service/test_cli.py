@@ -22,7 +22,7 @@ def test_help_shows_every_setting_with_default_and_environment_name() -> None:
     assert shown.returncode == 0
     options = {
         found[1]: found[0]
-        for found in re.finditer(r"--([a-z-]+),? .*?(?=\n  -|\Z)", shown.stdout.partition("options:")[2], re.DOTALL)
+        for found in re.finditer(r"--([a-z0-9-]+),? .*?(?=\n  -|\Z)", shown.stdout.partition("options:")[2], re.DOTALL)
     }
     assert options.keys() - {"help"} == {name.replace("_", "-") for name in Settings.model_fields}
     for name, field in Settings.model_fields.items():
