@@ -176,6 +176,13 @@ def test_every_kind_of_fault_is_named() -> None:
     ]
 
 
+def test_tf32_may_be_further_off_than_float32_may(subject: Subject) -> None:
+    (row,) = parity.check_parity(subject, "cpu", (1,))
+    off = row.model_copy(update={"precision": "tf32", "passed": False})
+
+    assert not Report(started="", device="cuda", gpu="", versions={}, parity=[row, off]).faults
+
+
 def test_nodes_that_handle_activations_elsewhere_are_strays(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     """A session that fell back to the CPU as a whole; what handles shapes alone may be there."""
     monkeypatch.setattr(provider, "expected_provider", lambda _: CUDA)
@@ -188,15 +195,18 @@ def test_nodes_that_handle_activations_elsewhere_are_strays(subject: Subject, mo
     assert "Min" not in row.strays
 
 
-@pytest.mark.parametrize("error", [2e-3, np.nan])
-def test_answers_that_are_off_do_not_pass(subject: Subject, monkeypatch: pytest.MonkeyPatch, error: float) -> None:
+@pytest.mark.parametrize("off", [(2e-3, 0), (0, 2e-3), (np.nan, 0), (0, np.nan)])
+def test_answers_that_are_off_do_not_pass(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch, off: tuple[float, float]
+) -> None:
     right = Session.run
 
-    def off(session: Session, pixels: Any) -> Scores:
+    def wrong(session: Session, pixels: Any) -> Scores:
         scores = right(session, pixels)
-        return Scores(scores.logits + (error if len(pixels) == 4 else 0), scores.probabilities)
+        logits, probabilities = off if len(pixels) == 4 else (0, 0)
+        return Scores(scores.logits + logits, scores.probabilities + probabilities)
 
-    monkeypatch.setattr(Session, "run", off)
+    monkeypatch.setattr(Session, "run", wrong)
 
     assert [row.passed for row in parity.check_parity(subject, "cpu", (1, 4))] == [True, False]
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,6 +60,23 @@ def test_a_batch_size_keeps_its_buffers(bound: Binding) -> None:
     assert [shape[0] for shape in made] == [1, 4]
 
 
+def test_every_batch_size_has_a_cuda_graph_of_its_own(
+    session: Session, bound: Binding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = session._inference.run_with_iobinding
+    graphs: list[str] = []
+
+    def noting(buffers: Any, options: Any) -> None:
+        graphs.append(options.get_run_config_entry("gpu_graph_id"))
+        run(buffers, options)
+
+    monkeypatch.setattr(session._inference, "run_with_iobinding", noting)
+    for batch in (1, 4, 1):
+        bound.run(pixels(batch))
+
+    assert graphs == ["1", "4", "1"]
+
+
 def test_an_answer_outlives_the_next_run(bound: Binding) -> None:
     first, _ = bound.run(pixels(2, seed=1))
     before = first.copy()
@@ -72,6 +90,21 @@ def test_pictures_need_not_lie_in_one_piece(session: Session, bound: Binding) ->
     apart = pixels(6)[::2]
 
     np.testing.assert_array_equal(bound.run(apart)[0], session.run(np.ascontiguousarray(apart)).logits)
+
+
+def test_runs_take_turns(session: Session, bound: Binding, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else one would fill the buffers that another is reading."""
+    run = session._inference.run_with_iobinding
+    alone: list[bool] = []
+
+    def noting(buffers: Any, options: Any) -> None:
+        alone.append(bound._lock.locked())
+        run(buffers, options)
+
+    monkeypatch.setattr(session._inference, "run_with_iobinding", noting)
+    bound.run(pixels(1))
+
+    assert alone == [True]
 
 
 def test_threads_get_the_answers_to_their_own_pictures(session: Session, bound: Binding) -> None:

@@ -21,6 +21,7 @@ class Runtime:
 
     def cudaHostAlloc(self, pointer: Any, size: ctypes.c_size_t, flags: ctypes.c_uint) -> int:
         self.flags.append(flags.value)
+        pointer._obj.value = 1  # as nothing is promised of it on failure
         if self.status == 0:
             memory = (ctypes.c_uint8 * size.value)()
             address = ctypes.addressof(memory)
