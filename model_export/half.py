@@ -13,7 +13,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 
 SINGLE_OPERATORS = {"LayerNormalization", "Softmax"}
-SINGLE_PLACES = ("input/to_float", "patch_embed", "head", "probabilities")
+SINGLE_PLACES = ("input/", "patch_embed", "head", "probabilities")
 SINGLE_ENDS = ("/residual", "/entry/mul", "/entry/add")
 
 
