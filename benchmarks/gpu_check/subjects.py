@@ -26,6 +26,7 @@ class Subject:
     path: Path
     single: Path
     """The same in float32; without rounding it would answer the same."""
+    cuda_graphs: bool
 
     def open(self, device: str) -> Session:
         """On the device, as the service opens it."""
@@ -34,16 +35,19 @@ class Subject:
     @property
     def gpu(self) -> GpuOptions:
         """How it runs on a GPU."""
-        return GpuOptions(tf32=self.precision == "tf32", largest_batch=LARGEST_BATCH)
+        return GpuOptions(self.precision == "tf32", self.cuda_graphs, largest_batch=LARGEST_BATCH)
 
 
-def in_precisions(singles: Mapping[str, Path], precisions: Sequence[str], folder: Path) -> list[Subject]:
+def in_precisions(
+    singles: Mapping[str, Path], precisions: Sequence[str], folder: Path, *, cuda_graphs: bool
+) -> list[Subject]:
     """Every model in every precision.
 
     Args:
         singles: files in float32 by the models' names.
         precisions: which; `Precision` says what there is.
         folder: where files in float16 go.
+        cuda_graphs: whether they run so.
     """
     subjects: list[Subject] = []
     for model, single in singles.items():
@@ -52,7 +56,7 @@ def in_precisions(singles: Mapping[str, Path], precisions: Sequence[str], folder
             if precision == "fp16":
                 path = folder / f"{len(subjects)}-fp16.onnx"
                 onnx.save(_halved(onnx.load(single)), path)
-            subjects.append(Subject(model, precision, path, single))
+            subjects.append(Subject(model, precision, path, single, cuda_graphs))
     return subjects
 
 

@@ -20,12 +20,13 @@ from service.providers import CPU, CUDA
 from service.session import Scores, Session
 from tests.conftest import REPOSITORY
 from tests.service import colours
+from tests.service.seeming_cuda import SeemingCuda
 
 
 @pytest.fixture
 def subject(tmp_path: Path) -> Subject:
     path = colours.save_served(tmp_path)
-    return Subject("colours", "fp32", path, path)
+    return Subject("colours", "fp32", path, path, cuda_graphs=False)
 
 
 def test_the_bundled_model_is_checked_in_one_command(tmp_path: Path) -> None:
@@ -88,8 +89,8 @@ def test_unknown_names_are_refused(tmp_path: Path, option: str) -> None:
 
 def plan(**changes: Any) -> Plan:
     usual: dict[str, Any] = {
-        "device": "cpu", "parts": ["parity", "service"], "batches": [1], "rounds": 2, "requests": 1, "largest": 1,
-        "sizes": [32], "clients": [1], "seconds": 1,
+        "device": "cpu", "parts": ["parity", "service"], "cuda_graphs": False, "batches": [1], "rounds": 2,
+        "requests": 1, "largest": 1, "sizes": [32], "clients": [1], "seconds": 1,
     }  # fmt: skip
     return Plan(**usual | changes)
 
@@ -144,7 +145,7 @@ def test_what_raises_is_a_fault_and_the_rest_goes_on(
 def test_every_kind_of_fault_is_named() -> None:
     nodes = [Nodes(provider=CPU, operator="Conv", count=1, milliseconds=1, largest_bytes=5000)]
     report = Report(
-        started="", device="cuda", gpu="", versions={},
+        started="", device="cuda", cuda_graphs=False, gpu="", versions={},
         providers=[ProviderRow(model="m", precision="fp32", expected=CUDA, nodes=nodes, strays=["Conv"])],
         parity=[
             ParityCheck(
@@ -186,6 +187,21 @@ def test_nodes_that_handle_activations_elsewhere_are_strays(subject: Subject, mo
     assert "Cast" in row.strays
     assert "Min" in {nodes.operator for nodes in row.nodes}
     assert "Min" not in row.strays
+
+
+@pytest.mark.parametrize(("on", "switch"), [(False, "0"), (True, "1")])
+def test_cuda_graphs_are_on_everywhere_but_in_the_profile(
+    tmp_path: Path, subject: Subject, monkeypatch: pytest.MonkeyPatch, on: bool, switch: str
+) -> None:
+    seeming_cuda = SeemingCuda(monkeypatch)
+    check = Check(plan(device="cuda", parts=["provider", "parity", "memory"], cuda_graphs=on), tmp_path / "report.json")
+
+    check.collect([subject.path], [], ["fp32"], tmp_path)
+    check.run()
+
+    of_models = [first for (first, *_) in seeming_cuda.asked if first[0] == CUDA]
+    assert [options["enable_cuda_graph"] for _, options in of_models] == ["0", switch, switch]
+    assert check.report.cuda_graphs is on
 
 
 @pytest.mark.parametrize("error", [2e-3, np.nan])
