@@ -78,6 +78,9 @@ class Check:
         if "tf32" in precisions and self._plan.device == "cpu":
             self.report.not_run.append("tf32: the CPU has none")
             precisions = [each for each in precisions if each != "tf32"]
+        if "fp16" in precisions and (reason := _missing(["packaging"])):
+            self.report.not_run.append(f"fp16: {reason}")
+            precisions = [each for each in precisions if each != "fp16"]
         self._subjects = in_precisions(singles, precisions, folder, cuda_graphs=self._plan.cuda_graphs)
 
     def run(self) -> None:

@@ -9,7 +9,6 @@ from onnx import helper
 from pydantic import TypeAdapter
 
 from benchmarks.gpu_check.records import Precision
-from model_export.half import to_half
 from service.artifact import METADATA_KEY, Architecture, Artifact, Preprocessing
 from service.providers import CPU, CUDA, TENSORRT, GpuOptions, expected_provider
 from service.session import Session
@@ -71,6 +70,9 @@ def device_kind(device: str) -> str:
 
 
 def _halved(single: onnx.ModelProto) -> onnx.ModelProto:
+    # onnxruntime's converter needs `packaging`, which is not there where it was installed without what it depends on.
+    from model_export.half import to_half
+
     half = to_half(single)
     text = next(entry.value for entry in single.metadata_props if entry.key == METADATA_KEY)
     artifact = Artifact.model_validate_json(text).model_copy(update={"precision": "fp16", "parity": None})

@@ -109,12 +109,12 @@ def test_a_part_whose_packages_or_tools_are_missing_is_not_run_and_the_others_ar
     assert not check.report.faults
 
 
-def test_torch_is_needed_for_nothing_but_variants() -> None:
-    code = "import sys, benchmarks.gpu_check.__main__; print('torch' in sys.modules)"
+def test_torch_and_packaging_are_needed_for_nothing_but_variants_and_fp16() -> None:
+    code = "import sys, benchmarks.gpu_check.__main__; print({'torch', 'packaging'} & sys.modules.keys() or 'neither')"
 
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, capture_output=True, text=True)
 
-    assert done.stdout == "False\n"
+    assert done.stdout == "neither\n"
 
 
 def test_variants_are_left_out_without_torch(tmp_path: Path, subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,6 +125,17 @@ def test_variants_are_left_out_without_torch(tmp_path: Path, subject: Subject, m
     check.collect([subject.path], ["T*", "S"], ["fp32"], tmp_path)
 
     assert check.report.not_run == ["T*, S: torch missing"]
+
+
+def test_fp16_is_left_out_without_packaging(tmp_path: Path, subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "packaging" else found(name))
+    check = Check(plan(), tmp_path / "report.json")
+
+    check.collect([subject.path], [], ["fp32", "fp16"], tmp_path)
+
+    assert check.report.not_run == ["fp16: packaging missing"]
+    assert [each.precision for each in check._subjects] == ["fp32"]
 
 
 def test_what_raises_is_a_fault_and_the_rest_goes_on(
