@@ -5,7 +5,7 @@ do, the candidate with the service's code; for random pixels both get the same o
 crop and interpolation is taken as right by both.
 
 The candidate decodes exactly, as the service does with `--exact-decode`. Without it, pictures much larger than needed
-are a third of a level off on average, and their logits further than the gate allows; how far is for
+are up to 0.4 levels off on average, and their logits further than the gate allows; how far is for
 `service/pixels.py` to say.
 """
 

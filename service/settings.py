@@ -85,7 +85,7 @@ class Settings(BaseSettings):
     exact_decode: bool = Field(
         False,
         description="decode and resize pictures as in training also where they are much larger than needed; slower, "
-        "and 0.3 of 255 levels closer on average",
+        "and up to 0.4 of 255 levels closer on average",
     )
 
     stall_seconds: PositiveFloat = Field(
