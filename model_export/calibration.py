@@ -10,9 +10,9 @@ from rich.progress import Progress
 
 from model_export.errors import OptionError
 from service.artifact import Artifact
-from service.decoding import decode
 from service.errors import BadPicture
-from service.preprocessing import Pixels, to_pixels
+from service.pixels import read_pixels
+from service.preprocessing import Pixels
 from service.settings import Settings
 
 LEAST = 200
@@ -78,7 +78,7 @@ def _read(paths: list[Path], artifact: Artifact, progress: Progress, description
     pixels = []
     for path in progress.track(paths, description=description):
         try:
-            pixels.append(to_pixels(decode(path.read_bytes(), max_pixels=limit), artifact.preprocessing))
+            pixels.append(read_pixels(path.read_bytes(), artifact.preprocessing, max_pixels=limit, exact=True))
         except BadPicture as error:
             raise OptionError(f"--calibration: {path} cannot be used: {error}") from error
     return Judged(np.stack(pixels), np.array([classes.get(path.parent.name, -1) for path in paths]))

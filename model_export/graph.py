@@ -36,8 +36,9 @@ def build_graph(network: SimplifiedNetwork) -> onnx.ModelProto:
     size, classes = network.architecture.image_size, network.architecture.num_classes
     channels = network.architecture.embed_dim
     graph = _GraphBuilder()
-    x = graph.to_nchw("pixels", "input/to_nchw")
-    x = graph.node("Cast", x, name="input/to_float", to=TensorProto.FLOAT)
+    # In this order, as TensorRT takes bytes into a cast and into nothing else.
+    x = graph.node("Cast", "pixels", name="input/to_float", to=TensorProto.FLOAT)
+    x = graph.to_nchw(x, "input/to_nchw")
     x = graph.biased_conv(x, network.patch_embed, "patch_embed", stride=True)
 
     y1 = graph.biased_conv(_stage(graph, x, network, 1), network.merging1, "merging1", stride=True)

@@ -13,7 +13,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 
 SINGLE_OPERATORS = {"LayerNormalization", "Softmax"}
-SINGLE_PLACES = ("input/to_float", "patch_embed", "head", "probabilities")
+SINGLE_PLACES = ("input/", "patch_embed", "head", "probabilities")
 SINGLE_ENDS = ("/residual", "/entry/mul", "/entry/add")
 
 
@@ -46,12 +46,15 @@ def _stays_single(node: NodeProto) -> bool:
 def _without_detours(nodes: list[NodeProto]) -> list[NodeProto]:
     """Between two nodes in single precision the converter casts to half and back, where values would overflow."""
     narrowed = {node.output[0]: node.input[0] for node in nodes if _casts_to(node, TensorProto.FLOAT16)}
-    return [
+    direct = [
         helper.make_node("Identity", [narrowed[node.input[0]]], list(node.output), name=node.name)
         if _casts_to(node, TensorProto.FLOAT) and node.input[0] in narrowed
         else node
         for node in nodes
     ]
+    # ONNX Runtime would run casts whose results nobody takes any more.
+    taken = {value for node in direct for value in node.input}
+    return [node for node in direct if node.output[0] in taken or node.output[0] not in narrowed]
 
 
 def _casts_to(node: NodeProto, kind: int) -> bool:

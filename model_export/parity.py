@@ -23,9 +23,9 @@ from model_export.network import StripMLP
 from model_export.reference import load_picture, reference_logits, resize_and_crop
 from model_export.sample_pictures import SEED, EncodedPicture
 from service.artifact import ParityReport, ParityRow, Preprocessing, Source
-from service.decoding import decode
 from service.errors import BadPicture
-from service.preprocessing import Pixels, to_pixels
+from service.pixels import read_pixels
+from service.preprocessing import Pixels
 from service.session import Scores, Session
 from service.settings import Settings
 
@@ -101,7 +101,7 @@ def _candidate_pixels(pictures: Sequence[EncodedPicture], preprocessing: Preproc
     pixels = []
     for picture in pictures:
         try:
-            pixels.append(to_pixels(decode(picture.data, max_pixels=limit), preprocessing))
+            pixels.append(read_pixels(picture.data, preprocessing, max_pixels=limit, exact=True))
         except BadPicture as error:
             raise OptionError(f"--pictures: {picture.name} cannot be used: {error}") from error
     return np.stack(pixels)

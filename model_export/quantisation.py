@@ -69,11 +69,9 @@ class Quantiser:
         return cls(_groups(model), model, ranges)
 
     def quantised(self, groups: Collection[Group]) -> onnx.ModelProto:
-        """A copy of the graph with these groups in 8 bits."""
-        copy = onnx.ModelProto()
-        copy.CopyFrom(self._model)
+        """A copy of the graph, which the library makes itself, with these groups in 8 bits."""
         quantizer = QDQQuantizer(
-            copy,
+            self._model,
             per_channel=True,
             reduce_range=False,
             weight_qType=QuantType.QInt8,

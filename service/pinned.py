@@ -4,6 +4,7 @@ import ctypes
 import logging
 import math
 import weakref
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -24,8 +25,7 @@ def pinned_pixels(shape: tuple[int, ...]) -> Pixels:
     size = math.prod(shape)
     pointer = ctypes.c_void_p()
     try:
-        # The library that the CUDA provider has loaded: the same name gives the same one.
-        runtime = ctypes.CDLL(f"libcudart.so.{onnxruntime.cuda_version.partition('.')[0]}")
+        runtime = cuda_runtime()
         status = runtime.cudaHostAlloc(ctypes.byref(pointer), ctypes.c_size_t(size), ctypes.c_uint(FOR_ALL_GPUS))
     except OSError as error:
         logger.warning("no page-locked memory, so pictures reach the GPU more slowly: %s", error)
@@ -37,3 +37,8 @@ def pinned_pixels(shape: tuple[int, ...]) -> Pixels:
     # The array keeps `memory` alive, and so this memory goes when the array and all its views have gone.
     weakref.finalize(memory, runtime.cudaFreeHost, pointer)
     return np.ctypeslib.as_array(memory).reshape(shape)
+
+
+def cuda_runtime() -> Any:
+    """The library that the CUDA provider has loaded, which its name gives again. Raises `OSError` where it is not."""
+    return ctypes.CDLL(f"libcudart.so.{onnxruntime.cuda_version.partition('.')[0]}")

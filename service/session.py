@@ -18,6 +18,7 @@ from service.binding import Binding
 from service.errors import DeviceUnavailable, UnusableModel
 from service.preprocessing import Pixels
 from service.providers import CPU, TENSORRT, GpuOptions, Provider, cuda, device_number, expected_provider, tensorrt
+from service.recording import RecordingThread
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class Session:
     provider: str
     """The execution provider in use, as the session reports it."""
     _inference: Any
-    _binding: Binding | None = None
+    _binding: Binding | RecordingThread | None = None
     """On a GPU alone."""
 
     @classmethod
@@ -88,7 +89,7 @@ class Session:
             return cls(artifact, provider, inference)
         classes = artifact.architecture.num_classes
         binding = Binding(inference, classes=classes, device="cuda", number=device_number(device))
-        return cls(artifact, provider, inference, binding)
+        return cls(artifact, provider, inference, RecordingThread(binding) if gpu.cuda_graphs else binding)
 
     def run(self, pixels: Pixels) -> Scores:
         """Classify a batch, uint8 (batch, size, size, 3). Raises what onnxruntime raises."""

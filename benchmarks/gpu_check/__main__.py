@@ -26,6 +26,7 @@ def main(
     models: Annotated[str, typer.Option(help="float32 files of the exporter; may be empty")] = str(BUNDLED),
     variants: Annotated[str, typer.Option(help="with random weights, which takes torch; may be empty")] = "T*,T,S,B",
     precisions: Annotated[str, typer.Option(help="which; tf32 is float32 with --tf32")] = "fp32,tf32,fp16",
+    cuda_graphs: Annotated[bool, typer.Option(help="as the service's --cuda-graphs")] = False,
     batches: Annotated[str, typer.Option(help="pictures in one run")] = "1,2,4,8,16,32,64,128,256",
     rounds: Annotated[int, typer.Option(min=2, help="of which speed is the median")] = 20,
     requests: Annotated[int, typer.Option(min=1, help="runs over which memory is watched")] = 10_000,
@@ -42,6 +43,7 @@ def main(
     plan = Plan(
         device=device,
         parts=_chosen(parts, PARTS, "--parts"),
+        cuda_graphs=cuda_graphs,
         batches=[int(each) for each in batches.split(",")],
         rounds=rounds,
         requests=requests,

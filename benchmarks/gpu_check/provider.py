@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ def _profile(subject: Subject, device: str, expected: str) -> list[dict[str, Any
         options = onnxruntime.SessionOptions()
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
-        providers = providers_of(subject.path, device, subject.gpu, expected)
+        # A profile of single kernels, from runs that are not bound, which CUDA graphs would want.
+        gpu = replace(subject.gpu, cuda_graphs=False)
+        providers = providers_of(subject.path, device, gpu, expected)
         session = onnxruntime.InferenceSession(str(subject.path), options, providers=providers)
         size = session.get_inputs()[0].shape[1]
         pixels = np.zeros((BATCH, size, size, 3), np.uint8)

@@ -106,6 +106,7 @@ class Report(BaseModel):
 
     started: str
     device: str
+    cuda_graphs: bool
     gpu: str
     """Its name, by NVML."""
     versions: dict[str, str]

@@ -36,6 +36,7 @@ class Plan:
 
     device: str
     parts: Sequence[str]
+    cuda_graphs: bool
     batches: Sequence[int]
     rounds: int
     requests: int
@@ -57,6 +58,7 @@ class Check:
         self.report = Report(
             started=datetime.now(UTC).isoformat(timespec="seconds"),
             device=plan.device,
+            cuda_graphs=plan.cuda_graphs,
             gpu=gpu_name(plan.device),
             versions={"python": platform.python_version(), **_versions()},
         )
@@ -76,7 +78,10 @@ class Check:
         if "tf32" in precisions and self._plan.device == "cpu":
             self.report.not_run.append("tf32: the CPU has none")
             precisions = [each for each in precisions if each != "tf32"]
-        self._subjects = in_precisions(singles, precisions, folder)
+        if "fp16" in precisions and (reason := _missing(["packaging"])):
+            self.report.not_run.append(f"fp16: {reason}")
+            precisions = [each for each in precisions if each != "fp16"]
+        self._subjects = in_precisions(singles, precisions, folder, cuda_graphs=self._plan.cuda_graphs)
 
     def run(self) -> None:
         """Every part for every model. What raises is noted, and the next one follows."""

@@ -44,7 +44,7 @@ def load_service(
         served = _with_report(subject, Path(folder) / "model.onnx")
         sets = [_pictures(subject, size, Path(folder) / f"{size}") for size in sizes]
         sample = next(Path(sets[0].folder).iterdir()).read_bytes()
-        server = _server(device)
+        server = _server(device, subject)
         with running(server, Path(prefix), ModelFile.read(served), usable_cpus(), sample) as started:
             for pictures in sets:
                 bodies = started.scratch / f"bodies-{pictures.size}"
@@ -77,8 +77,10 @@ def load_service(
     return rows
 
 
-def _server(device: str) -> Server:
+def _server(device: str, subject: Subject) -> Server:
     command = (*SERVERS[OURS].command, "--device", device)
+    if subject.cuda_graphs:
+        command += ("--cuda-graphs",)
     if device != "cpu":
         command += ("--max-batch", str(LARGEST_BATCH), "--max-queue", str(4 * LARGEST_BATCH))
     return replace(SERVERS[OURS], command=command)

@@ -9,7 +9,6 @@ from onnx import helper
 from pydantic import TypeAdapter
 
 from benchmarks.gpu_check.records import Precision
-from model_export.half import to_half
 from service.artifact import METADATA_KEY, Architecture, Artifact, Preprocessing
 from service.providers import CPU, CUDA, TENSORRT, GpuOptions, expected_provider
 from service.session import Session
@@ -26,6 +25,7 @@ class Subject:
     path: Path
     single: Path
     """The same in float32; without rounding it would answer the same."""
+    cuda_graphs: bool
 
     def open(self, device: str) -> Session:
         """On the device, as the service opens it."""
@@ -34,16 +34,19 @@ class Subject:
     @property
     def gpu(self) -> GpuOptions:
         """How it runs on a GPU."""
-        return GpuOptions(tf32=self.precision == "tf32", largest_batch=LARGEST_BATCH)
+        return GpuOptions(self.precision == "tf32", self.cuda_graphs, largest_batch=LARGEST_BATCH)
 
 
-def in_precisions(singles: Mapping[str, Path], precisions: Sequence[str], folder: Path) -> list[Subject]:
+def in_precisions(
+    singles: Mapping[str, Path], precisions: Sequence[str], folder: Path, *, cuda_graphs: bool
+) -> list[Subject]:
     """Every model in every precision.
 
     Args:
         singles: files in float32 by the models' names.
         precisions: which; `Precision` says what there is.
         folder: where files in float16 go.
+        cuda_graphs: whether they run so.
     """
     subjects: list[Subject] = []
     for model, single in singles.items():
@@ -52,7 +55,7 @@ def in_precisions(singles: Mapping[str, Path], precisions: Sequence[str], folder
             if precision == "fp16":
                 path = folder / f"{len(subjects)}-fp16.onnx"
                 onnx.save(_halved(onnx.load(single)), path)
-            subjects.append(Subject(model, precision, path, single))
+            subjects.append(Subject(model, precision, path, single, cuda_graphs))
     return subjects
 
 
@@ -67,6 +70,9 @@ def device_kind(device: str) -> str:
 
 
 def _halved(single: onnx.ModelProto) -> onnx.ModelProto:
+    # onnxruntime's converter needs `packaging`, which is not there where it was installed without what it depends on.
+    from model_export.half import to_half
+
     half = to_half(single)
     text = next(entry.value for entry in single.metadata_props if entry.key == METADATA_KEY)
     artifact = Artifact.model_validate_json(text).model_copy(update={"precision": "fp16", "parity": None})

@@ -20,12 +20,13 @@ from service.providers import CPU, CUDA
 from service.session import Scores, Session
 from tests.conftest import REPOSITORY
 from tests.service import colours
+from tests.service.seeming_cuda import SeemingCuda
 
 
 @pytest.fixture
 def subject(tmp_path: Path) -> Subject:
     path = colours.save_served(tmp_path)
-    return Subject("colours", "fp32", path, path)
+    return Subject("colours", "fp32", path, path, cuda_graphs=False)
 
 
 def test_the_bundled_model_is_checked_in_one_command(tmp_path: Path) -> None:
@@ -88,8 +89,8 @@ def test_unknown_names_are_refused(tmp_path: Path, option: str) -> None:
 
 def plan(**changes: Any) -> Plan:
     usual: dict[str, Any] = {
-        "device": "cpu", "parts": ["parity", "service"], "batches": [1], "rounds": 2, "requests": 1, "largest": 1,
-        "sizes": [32], "clients": [1], "seconds": 1,
+        "device": "cpu", "parts": ["parity", "service"], "cuda_graphs": False, "batches": [1], "rounds": 2,
+        "requests": 1, "largest": 1, "sizes": [32], "clients": [1], "seconds": 1,
     }  # fmt: skip
     return Plan(**usual | changes)
 
@@ -108,12 +109,12 @@ def test_a_part_whose_packages_or_tools_are_missing_is_not_run_and_the_others_ar
     assert not check.report.faults
 
 
-def test_torch_is_needed_for_nothing_but_variants() -> None:
-    code = "import sys, benchmarks.gpu_check.__main__; print('torch' in sys.modules)"
+def test_torch_and_packaging_are_needed_for_nothing_but_variants_and_fp16() -> None:
+    code = "import sys, benchmarks.gpu_check.__main__; print({'torch', 'packaging'} & sys.modules.keys() or 'neither')"
 
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, capture_output=True, text=True)
 
-    assert done.stdout == "False\n"
+    assert done.stdout == "neither\n"
 
 
 def test_variants_are_left_out_without_torch(tmp_path: Path, subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,6 +125,17 @@ def test_variants_are_left_out_without_torch(tmp_path: Path, subject: Subject, m
     check.collect([subject.path], ["T*", "S"], ["fp32"], tmp_path)
 
     assert check.report.not_run == ["T*, S: torch missing"]
+
+
+def test_fp16_is_left_out_without_packaging(tmp_path: Path, subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "packaging" else found(name))
+    check = Check(plan(), tmp_path / "report.json")
+
+    check.collect([subject.path], [], ["fp32", "fp16"], tmp_path)
+
+    assert check.report.not_run == ["fp16: packaging missing"]
+    assert [each.precision for each in check._subjects] == ["fp32"]
 
 
 def test_what_raises_is_a_fault_and_the_rest_goes_on(
@@ -144,7 +156,7 @@ def test_what_raises_is_a_fault_and_the_rest_goes_on(
 def test_every_kind_of_fault_is_named() -> None:
     nodes = [Nodes(provider=CPU, operator="Conv", count=1, milliseconds=1, largest_bytes=5000)]
     report = Report(
-        started="", device="cuda", gpu="", versions={},
+        started="", device="cuda", cuda_graphs=False, gpu="", versions={},
         providers=[ProviderRow(model="m", precision="fp32", expected=CUDA, nodes=nodes, strays=["Conv"])],
         parity=[
             ParityCheck(
@@ -180,7 +192,7 @@ def test_tf32_may_be_further_off_than_float32_may(subject: Subject) -> None:
     (row,) = parity.check_parity(subject, "cpu", (1,))
     off = row.model_copy(update={"precision": "tf32", "passed": False})
 
-    assert not Report(started="", device="cuda", gpu="", versions={}, parity=[row, off]).faults
+    assert not Report(started="", device="cuda", cuda_graphs=False, gpu="", versions={}, parity=[row, off]).faults
 
 
 def test_nodes_that_handle_activations_elsewhere_are_strays(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,6 +205,21 @@ def test_nodes_that_handle_activations_elsewhere_are_strays(subject: Subject, mo
     assert "Cast" in row.strays
     assert "Min" in {nodes.operator for nodes in row.nodes}
     assert "Min" not in row.strays
+
+
+@pytest.mark.parametrize(("on", "switch"), [(False, "0"), (True, "1")])
+def test_cuda_graphs_are_on_everywhere_but_in_the_profile(
+    tmp_path: Path, subject: Subject, monkeypatch: pytest.MonkeyPatch, on: bool, switch: str
+) -> None:
+    seeming_cuda = SeemingCuda(monkeypatch)
+    check = Check(plan(device="cuda", parts=["provider", "parity", "memory"], cuda_graphs=on), tmp_path / "report.json")
+
+    check.collect([subject.path], [], ["fp32"], tmp_path)
+    check.run()
+
+    of_models = [first for (first, *_) in seeming_cuda.asked if first[0] == CUDA]
+    assert [options["enable_cuda_graph"] for _, options in of_models] == ["0", switch, switch]
+    assert check.report.cuda_graphs is on
 
 
 @pytest.mark.parametrize("off", [(2e-3, 0), (0, 2e-3), (np.nan, 0), (0, np.nan)])

@@ -71,3 +71,16 @@ def test_accuracy_is_told_where_classes_are_known(session: Session, pixels: Pixe
     assert (report.accuracy.pictures, report.accuracy.reference) == (20, 0.5)
     assert report.accuracy.candidate == 0.25
     assert report.accuracy_loss_allowed == 0.005
+
+
+def test_accuracy_that_is_lost_fails_where_the_answers_agree_well_enough(session: Session) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (120, 32, 32, 3), dtype=np.uint8)
+    best = session.run(pixels).logits.argmax(axis=1)
+    shifted = replace(session, _inference=Shifted(session, pixels[:1]))
+
+    unknown = check_agreement(session, shifted, judged(pixels), "these", QUIET)
+    known = check_agreement(session, shifted, judged(pixels, *map(int, best)), "these", QUIET)
+
+    assert unknown.passed
+    assert {row.top1_agreement for row in known.rows} == {1 - 1 / 120}
+    assert not known.passed

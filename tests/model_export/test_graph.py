@@ -171,8 +171,8 @@ def test_input_and_outputs(model: onnx.ModelProto) -> None:
 
 def test_pixels_go_straight_to_the_patch_embedding(model: onnx.ModelProto) -> None:
     assert [(node.op_type, node.name) for node in model.graph.node[:3]] == [
-        ("Transpose", "input/to_nchw"),
         ("Cast", "input/to_float"),
+        ("Transpose", "input/to_nchw"),
         ("Conv", "patch_embed"),
     ]
     assert all(

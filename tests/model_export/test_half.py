@@ -71,6 +71,11 @@ def test_what_would_overflow_is_in_single_precision_without_a_detour(
             assert maker(total.input[1]).name.endswith("/response/square")
 
 
+def test_nothing_is_computed_in_vain(half: onnx.ModelProto) -> None:
+    taken = {value for node in half.graph.node for value in node.input} | {value.name for value in half.graph.output}
+    assert not [node.name for node in half.graph.node if not taken & set(node.output)]
+
+
 def test_input_and_outputs_are_as_before(single: onnx.ModelProto, half: onnx.ModelProto) -> None:
     assert list(half.graph.input) == list(single.graph.input)
     assert list(half.graph.output) == list(single.graph.output)

@@ -12,7 +12,6 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from model_export import parity
 from model_export.architecture import load_network
 from model_export.checkpoint import read_checkpoint
 from model_export.errors import OptionError
@@ -173,7 +172,7 @@ def test_a_mistake_in_the_service_fails_on_encoded_pictures(
     def mistaken(picture: Image.Image, preprocessing: Preprocessing) -> Pixels:
         return to_pixels(picture, preprocessing.model_copy(update=mistake))
 
-    monkeypatch.setattr(parity, "to_pixels", mistaken)
+    monkeypatch.setattr("service.pixels.to_pixels", mistaken)
     report = check(network, simplified)
     assert not report.passed
     assert _failing(report) == {("encoded pictures", size) for size in BATCH_SIZES}

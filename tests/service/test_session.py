@@ -8,9 +8,11 @@ import onnxruntime
 import pytest
 from onnx import TensorProto
 
+from service.binding import Binding
 from service.errors import DeviceUnavailable, UnusableModel
 from service.preprocessing import Pixels
 from service.providers import CPU, CUDA, GpuOptions, cuda, tensorrt
+from service.recording import RecordingThread
 from service.session import Session
 from tests.service import colours
 from tests.service.seeming_cuda import SeemingCuda
@@ -210,6 +212,15 @@ def test_on_a_gpu_every_run_is_bound_and_answers_the_same(model: Path) -> None:
     np.testing.assert_array_equal(scores.logits, expected.logits)
     np.testing.assert_array_equal(scores.probabilities, expected.probabilities)
     assert session._inference.get_session_options().intra_op_num_threads == 1
+
+
+@pytest.mark.usefixtures("seeming_cuda")
+@pytest.mark.parametrize(("cuda_graphs", "kind"), [(False, Binding), (True, RecordingThread)])
+def test_with_cuda_graphs_a_session_has_a_thread_of_its_own(model: Path, cuda_graphs: bool, kind: type) -> None:
+    session = Session.open(model, device="cuda", threads=1, gpu=GpuOptions(cuda_graphs=cuda_graphs))
+
+    session.probe(2)
+    assert type(session._binding) is kind
 
 
 def test_a_session_gets_its_devices_providers_in_order(model: Path, seeming_cuda: SeemingCuda) -> None:
