@@ -6,12 +6,10 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from service.artifact import Artifact
-from service.body import Picture
+from service.entrance import Classified
 from service.errors import ServiceError
-from service.models import ServedModel
 from service.session import Scores
 from service.tuning import BatchTime
-from service.work import Result
 
 
 class ModelName(BaseModel):
@@ -102,10 +100,9 @@ class Problem(BaseModel):
     code: str = Field(description="stable name of the error, for programs")
 
 
-def classify_answer(
-    model: ServedModel, pictures: Sequence[Picture], results: Sequence[Result], top_k: int
-) -> ClassifyAnswer:
+def classify_answer(classified: Classified, top_k: int) -> ClassifyAnswer:
     """The answer to a request, its results in the order of its pictures."""
+    model = classified.model
     return ClassifyAnswer(
         model=ModelName(name=model.file.name, version=model.file.version),
         results=[
@@ -116,7 +113,7 @@ def classify_answer(
             else ClassifiedPicture(
                 index=index, filename=picture.filename, predictions=rank(result, model.artifact.labels, top_k)
             )
-            for index, (picture, result) in enumerate(zip(pictures, results, strict=True))
+            for index, (picture, result) in enumerate(zip(classified.pictures, classified.results, strict=True))
         ],
     )
 

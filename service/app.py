@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.classifier import Classifier
 from service.endpoint import CLASSIFY_PATH, ClassifyEndpoint
+from service.entrance import Entrance
 from service.errors import StartupError
 from service.metrics import Metrics
 from service.models import Models
@@ -42,7 +43,8 @@ class Service:
         workers = Workers(settings.decode_threads or settings.cores + 1, "work")
         self.models = Models(settings, metrics, workers)
         self.reloader = Reloader(settings, self.models, workers, metrics, on_failure)
-        endpoint = ClassifyEndpoint(settings, self.models, Classifier(settings, workers), metrics)
+        entrance = Entrance(settings, self.models, Classifier(settings, workers), metrics)
+        endpoint = ClassifyEndpoint(settings, entrance)
         described = FastAPI(
             title="Strip-MLP serving",
             description="Classifies pictures with exported Strip-MLP models.",

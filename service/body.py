@@ -3,7 +3,8 @@
 import asyncio
 import re
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from fastapi import Request
@@ -16,6 +17,7 @@ from service.admission import Account
 from service.deadline import Deadline
 from service.errors import BadRequest, BodyTooSlow, ClientGone, RequestTooLarge, UnsupportedBody
 from service.settings import Settings
+from service.work import Content
 
 FILES_FIELD = "files"
 
@@ -26,10 +28,10 @@ BOUNDARY = rb"[0-9A-Za-z'()+_,./:=? -]{1,70}"
 
 @dataclass(frozen=True)
 class Picture:
-    """One encoded picture of a request."""
+    """One picture of a request."""
 
     filename: str | None
-    data: bytes
+    content: Content
 
 
 class _MemoryParser(MultiPartParser):
@@ -72,44 +74,61 @@ async def read_pictures(request: Request, settings: Settings, deadline: Deadline
         account: holds the body's bytes.
 
     Raises:
-        BodyTooSlow: it did not arrive in time.
-        DeadlineExceeded: the request's own time was over before.
-        Overloaded: there is no room for so many bytes; the rest is not read.
-        ClientGone: the client left.
-        RequestTooLarge: more bytes or pictures than allowed; the rest is not read.
         UnsupportedBody: the content type is neither multipart/form-data, image/* nor application/octet-stream.
+        RequestTooLarge: more bytes or pictures than allowed; the rest is not read.
         BadRequest: the multipart body is malformed, has other fields than `files`, or there is no picture.
+        ServiceError: the body does not arrive, as `arriving` and `limited` have it.
     """
     header = request.headers.get("content-type", "application/octet-stream")
     media_type, options = parse_options_header(header)
     content_type = media_type.decode("latin-1").lower()
-    stream = _limited(request, settings.max_request_mb * MEBIBYTE, account)
+    stream = limited(request, settings, account)
+    async with arriving(settings, deadline):
+        if content_type == "multipart/form-data":
+            pictures = await _read_multipart(options.get(b"boundary", b""), stream, settings.max_images)
+        elif content_type.startswith("image/") or content_type == "application/octet-stream":
+            data = b"".join([chunk async for chunk in stream])
+            pictures = [Picture(None, data)] if data else []
+        else:
+            raise UnsupportedBody(
+                f"content type '{content_type}' is not accepted; send multipart/form-data with files in the field "
+                f"'{FILES_FIELD}', or one picture with its type (image/jpeg, …) or application/octet-stream"
+            )
+    if not pictures:
+        raise BadRequest("the request holds no picture")
+    return pictures
+
+
+@asynccontextmanager
+async def arriving(settings: Settings, deadline: Deadline) -> AsyncIterator[None]:
+    """A block that reads a body, and has to end in time.
+
+    Raises:
+        BodyTooSlow: it did not arrive in time.
+        DeadlineExceeded: the request's own time was over before.
+    """
     latest = asyncio.get_running_loop().time() + settings.max_body_seconds
     try:
         async with asyncio.timeout_at(min(latest, deadline.at)):
-            if content_type == "multipart/form-data":
-                pictures = await _read_multipart(options.get(b"boundary", b""), stream, settings.max_images)
-            elif content_type.startswith("image/") or content_type == "application/octet-stream":
-                data = b"".join([chunk async for chunk in stream])
-                pictures = [Picture(None, data)] if data else []
-            else:
-                raise UnsupportedBody(
-                    f"content type '{content_type}' is not accepted; send multipart/form-data with files in the field "
-                    f"'{FILES_FIELD}', or one picture with its type (image/jpeg, …) or application/octet-stream"
-                )
+            yield
     except TimeoutError as error:
         if deadline.at <= latest:  # by the clock it may not quite have passed: uvloop's timers are a millisecond early
             exceeded = deadline.exceeded()
             exceeded.body_unread = True
             raise exceeded from error
         raise BodyTooSlow(f"the body did not arrive within {settings.max_body_seconds} seconds") from error
-    if not pictures:
-        raise BadRequest("the request holds no picture")
-    return pictures
 
 
-async def _limited(request: Request, limit: int, account: Account) -> AsyncGenerator[bytes, None]:
-    too_large = f"the request's body is larger than the {limit // MEBIBYTE} MiB allowed"
+async def limited(request: Request, settings: Settings, account: Account) -> AsyncGenerator[bytes, None]:
+    """The body as it comes.
+
+    Raises:
+        RequestTooLarge: it is larger than allowed; the rest is not read.
+        Overloaded: there is no room for so many bytes; the rest is not read.
+        ClientGone: the client left.
+    """
+    limit = settings.max_request_mb * MEBIBYTE
+    too_large = f"the request's body is larger than the {settings.max_request_mb} MiB allowed"
     announced = request.headers.get("content-length", "")
     if announced.isdecimal():
         if int(announced) > limit:

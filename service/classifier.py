@@ -1,4 +1,4 @@
-"""From encoded pictures to results: let in, decoded, queued for a session, dropped when nobody waits any more."""
+"""From pictures to results: let in, decoded, queued for a session, dropped when nobody waits any more."""
 
 import asyncio
 import itertools
@@ -15,6 +15,7 @@ from service.deadline import Deadline
 from service.errors import BadPicture, ClientGone, PictureTooLarge, ServiceError
 from service.models import ServedModel
 from service.pixels import read_pixels
+from service.preprocessing import Pixels
 from service.record import RequestRecord
 from service.settings import Settings
 from service.work import Item, Result, Work
@@ -42,16 +43,17 @@ class Classifier:
         model: ServedModel,
         pictures: Sequence[Picture],
         deadline: Deadline,
-        receive: Receive,
+        receive: Receive | None,
     ) -> list[Result]:
         """For every picture, in order, its scores or the error that befell it alone. Counts them by outcome.
 
         Args:
             record: the request's, told of outcomes and times.
             model: which.
-            pictures: encoded.
+            pictures: encoded, or as pixels of the model's size.
             deadline: the request's.
-            receive: the request's ASGI channel, its body read, which tells when the client leaves.
+            receive: the request's ASGI channel, its body read, which tells when the client leaves; None where the
+                calling task is cancelled then.
 
         Raises:
             Overloaded: no room for so many pictures, or not enough time; none was decoded.
@@ -63,7 +65,7 @@ class Classifier:
         with record.failures_counted(len(pictures)):
             model.require_working()
             model.admission.admit(len(pictures), deadline.seconds_left)
-            work = Work(next(self._requests), [picture.data for picture in pictures], model.admission, record)
+            work = Work(next(self._requests), [picture.content for picture in pictures], model.admission, record)
             with _ended_early(work, deadline, receive):
                 self._workers.decode([partial(self._decode, model, item, loop) for item in work.items])
                 results = await work.results()
@@ -77,13 +79,7 @@ class Classifier:
             return
         item.decode_started = perf_counter()
         try:
-            self._check_size(item.data)
-            item.pixels = read_pixels(
-                item.data,
-                model.artifact.preprocessing,
-                max_pixels=self._settings.max_pixels,
-                exact=self._settings.exact_decode,
-            )
+            item.pixels = self._read(item.content, model) if isinstance(item.content, bytes) else item.content
         except BadPicture as error:
             loop.call_soon_threadsafe(item.work.settle, item, error)
         except BaseException:  # whatever it is, it must not reach the other pictures
@@ -94,24 +90,31 @@ class Classifier:
             model.queue.put(item)
             model.metrics.stage_seconds["decode"].observe(item.decoded - item.decode_started)
 
-    def _check_size(self, data: bytes) -> None:
+    def _read(self, data: bytes, model: ServedModel) -> Pixels:
         limit = self._settings.max_image_mb * MEBIBYTE
         if len(data) > limit:
             raise PictureTooLarge(f"the picture has {len(data)} bytes, {limit} are allowed")
+        return read_pixels(
+            data,
+            model.artifact.preprocessing,
+            max_pixels=self._settings.max_pixels,
+            exact=self._settings.exact_decode,
+        )
 
 
 @contextmanager
-def _ended_early(work: Work, deadline: Deadline, receive: Receive) -> Iterator[None]:
+def _ended_early(work: Work, deadline: Deadline, receive: Receive | None) -> Iterator[None]:
     """Abandons the work when the deadline passes, the client leaves, or the block ends before it is done."""
     loop = asyncio.get_running_loop()
     timer = loop.call_at(deadline.at, lambda: work.abandon(deadline.exceeded()))
-    watcher = loop.create_task(_abandon_if_gone(work, receive))
+    watcher = loop.create_task(_abandon_if_gone(work, receive)) if receive else None
     try:
         yield
     finally:
         work.abandon(ClientGone("the request was cancelled"))  # which does nothing once all are settled
         timer.cancel()
-        watcher.cancel()
+        if watcher:
+            watcher.cancel()
 
 
 async def _abandon_if_gone(work: Work, receive: Receive) -> None:

@@ -10,6 +10,9 @@ from service.preprocessing import Pixels
 from service.record import RequestRecord
 from service.session import Scores
 
+Content = bytes | Pixels
+"""Of a picture: encoded, or its pixels as the model takes them."""
+
 Result = Scores | ServiceError
 
 
@@ -19,7 +22,7 @@ class Item:
 
     work: "Work"
     index: int
-    data: bytes
+    content: Content
     pixels: Pixels | None = None
     decode_started: float = 0
     """On the clock of `time.perf_counter`, like the next."""
@@ -37,14 +40,14 @@ class Work:
 
     Args:
         order: the request's number; lower ones came earlier.
-        pictures: encoded.
+        pictures: what each consists of.
         admission: what let them in; it is told of each that leaves.
         record: the request's.
     """
 
-    def __init__(self, order: int, pictures: Sequence[bytes], admission: Admission, record: RequestRecord) -> None:
+    def __init__(self, order: int, pictures: Sequence[Content], admission: Admission, record: RequestRecord) -> None:
         self.order = order
-        self.items = [Item(self, index, data) for index, data in enumerate(pictures)]
+        self.items = [Item(self, index, content) for index, content in enumerate(pictures)]
         self.abandoned = False
         self.record = record
         self._admission = admission

@@ -19,6 +19,7 @@ from service.answers import (
 )
 from service.batching import BatchQueue
 from service.body import Picture
+from service.entrance import Classified
 from service.errors import InferenceFailed, UnsupportedPicture
 from service.metrics import Metrics
 from service.models import ServedModel
@@ -75,7 +76,7 @@ def test_an_answer_has_a_result_for_every_picture_in_order() -> None:
         InferenceFailed("model m failed on this picture"),
     ]
 
-    answer = classify_answer(model_of("colours", 3), pictures, results, 2)
+    answer = classify_answer(Classified(model_of("colours", 3), pictures, results), 2)
 
     red = Prediction(label="red", class_id=0, probability=0.25)
     green = Prediction(label="green", class_id=1, probability=0.5)
@@ -103,4 +104,4 @@ def test_an_answer_has_a_result_for_every_picture_in_order() -> None:
 
 def test_a_result_too_few_is_no_answer() -> None:
     with pytest.raises(ValueError, match="shorter"):
-        classify_answer(model_of("colours", 1), [Picture(None, b"")] * 2, [scores_of([1.0])], 1)
+        classify_answer(Classified(model_of("colours", 1), [Picture(None, b"")] * 2, [scores_of([1.0])]), 1)
