@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.routing import Route
@@ -15,6 +16,7 @@ from service.entrance import Entrance
 from service.errors import StartupError
 from service.metrics import Metrics
 from service.models import Models
+from service.open_inference import routes as open_inference
 from service.problems import install_problem_handlers
 from service.providers import expects_cuda
 from service.reloading import Reloader
@@ -45,12 +47,13 @@ class Service:
         self.reloader = Reloader(settings, self.models, workers, metrics, on_failure)
         entrance = Entrance(settings, self.models, Classifier(settings, workers), metrics)
         endpoint = ClassifyEndpoint(settings, entrance)
-        described = FastAPI(
+        described = _Described(
             title="Strip-MLP serving",
             description="Classifies pictures with exported Strip-MLP models.",
             lifespan=partial(_lifespan, self.reloader, workers, tracing, settings),
         )
         described.include_router(build_router(settings, self.models, self.reloader, endpoint, metrics))
+        described.include_router(open_inference.build_router(settings, self.models, self.reloader, entrance))
         install_problem_handlers(described)
         self._app = Telemetry(
             _ClassifyFirst(described, endpoint), metrics, tracing, log_filenames=settings.log_filenames
@@ -58,6 +61,15 @@ class Service:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
+
+
+class _Described(FastAPI):
+    """Knows the schemas of bodies that its routes read by themselves."""
+
+    def openapi(self) -> dict[str, Any]:
+        document = super().openapi()
+        document["components"]["schemas"] |= open_inference.BODY_SCHEMAS
+        return document
 
 
 @asynccontextmanager

@@ -107,6 +107,8 @@ class Models:
         """Whether the service is about to end; requests are still answered."""
         self.errors: Mapping[Key, str] = {}
         """What is in the repository and cannot be loaded."""
+        self.unloaded: set[str] = set()
+        """Names of models that are kept out, whatever the repository holds of them."""
         self.repository_error: str | None = None
         """Why the repository cannot be read, which leaves everything as it was."""
 
@@ -116,6 +118,8 @@ class Models:
             raise NotReady("the service is shutting down")
         if self.unready is not None:
             raise NotReady(self.unready)
+        if not self._served:
+            raise NotReady("every model has been unloaded")
         for model in self._served.values():
             model.require_working()
         for workers in {self._workers, *(each for model in self.served for each in model.runners.values())}:
@@ -187,6 +191,8 @@ class Models:
             raise NotReady(self.unready)
         name = name or self._settings.default_model
         if name is None:
+            if not self._newest:
+                raise NotReady("every model has been unloaded")
             if len(self._newest) > 1:
                 raise BadRequest(f"several models are served, name one with ?model=: {', '.join(self._newest)}")
             name = next(iter(self._newest))
@@ -195,7 +201,7 @@ class Models:
             return newest
         versions = [number for served, number in self._served if served == name]
         if not versions:
-            raise ModelNotFound(f"no model '{name}' is served; there are {', '.join(self._newest)}")
+            raise ModelNotFound(f"no model '{name}' is served; there are {', '.join(self._newest) or 'none'}")
         if version not in versions:
             raise ModelNotFound(
                 f"model '{name}' has no version {version}; there are {', '.join(str(number) for number in versions)}"

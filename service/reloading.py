@@ -8,7 +8,7 @@ from collections.abc import Callable
 from multiprocessing import parent_process
 from typing import Self
 
-from service.errors import StartupError, UnusableModel
+from service.errors import ModelNotFound, StartupError, UnusableModel
 from service.loading import load_model
 from service.metrics import Metrics
 from service.models import Key, Models, ServedModel
@@ -77,6 +77,31 @@ class Reloader:
             assert supervisor.pid is not None  # it has started us
             os.kill(supervisor.pid, signal.SIGHUP)
 
+    async def load(self, name: str) -> None:
+        """Look for a model in the repository now, and serve it.
+
+        Raises:
+            ModelNotFound: it is not there.
+            UnusableModel: it is there, but cannot be served.
+        """
+        self._models.unloaded.discard(name)
+        await self.reload(retry=True)
+        messages = [message for (failed, _), message in self._models.errors.items() if failed == name]
+        if messages or self._models.repository_error is not None:
+            raise UnusableModel(messages[0] if messages else self._models.repository_error)
+        self._require_served(name)
+
+    async def unload(self, name: str) -> None:
+        """Serve a model no more, until it is loaded. Raises ModelNotFound if it is not served."""
+        self._require_served(name)
+        self._models.unloaded.add(name)
+        await self.reload(retry=False)
+
+    def _require_served(self, name: str) -> None:
+        served = {model.file.name for model in self._models.served}
+        if name not in served:
+            raise ModelNotFound(f"no model '{name}' is served; there are {', '.join(sorted(served)) or 'none'}")
+
     async def reload(self, *, retry: bool) -> None:
         """Look at the repository now, and serve what it holds.
 
@@ -100,6 +125,8 @@ class Reloader:
             served: dict[Key, ServedModel] = {}
             wanted: set[Key] = set()
             for name, files in found.items():
+                if name in self._models.unloaded:
+                    continue
                 newest: list[ServedModel] = []
                 for file in files:
                     wanted.add((file.name, file.version))

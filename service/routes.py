@@ -1,12 +1,12 @@
 """The HTTP routes."""
 
-from hmac import compare_digest
 from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from service.admin import require_admin
 from service.answers import (
     ClassifyAnswer,
     Health,
@@ -16,7 +16,6 @@ from service.answers import (
     Problem,
 )
 from service.endpoint import CLASSIFY_BODY, CLASSIFY_PARAMETERS, CLASSIFY_PATH, ClassifyEndpoint
-from service.errors import Unauthorized
 from service.metrics import Metrics
 from service.models import Models
 from service.problems import PROBLEM_JSON
@@ -90,12 +89,7 @@ def build_router(
     @router.post("/models/reload", responses=_problems((401, "No token, a wrong one, or none is configured")))
     async def reload(request: Request) -> ModelsAnswer:
         """Look at the model repository now. Needs `Authorization: Bearer` with the service's admin token."""
-        token = settings.admin_token
-        if token is None:
-            raise Unauthorized("reloading by request is off; start the service with --admin-token")
-        sent = request.headers.get("authorization", "")
-        if not compare_digest(sent.encode(), f"Bearer {token.get_secret_value()}".encode()):
-            raise Unauthorized("the Authorization header has to be 'Bearer' and the service's admin token")
+        require_admin(request, settings)
         await reloader.reload_everywhere()
         return describe()
 

@@ -41,7 +41,7 @@ class Telemetry:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                record.status = message["status"]
+                record.status = int(message["status"])  # which may be an HTTPStatus
                 own = (
                     (b"x-request-id", record.request_id.encode()),
                     (b"server-timing", record.server_timing.encode()),

@@ -1,5 +1,7 @@
 """The application over its life: loading, ready, failed; and its documentation."""
 
+import json
+import re
 import threading
 from functools import partial
 from pathlib import Path
@@ -103,7 +105,32 @@ def openapi(narrow: httpx.Client) -> Any:
 
 def test_the_documentation_is_served(narrow: httpx.Client, openapi: Any) -> None:
     assert "/openapi.json" in narrow.get("/docs").text
-    assert openapi["paths"].keys() == {"/classify", "/models", "/models/reload", "/healthz", "/readyz", "/metrics"}
+    own = {path for path in openapi["paths"] if not path.startswith("/v2")}
+    assert own == {"/classify", "/models", "/models/reload", "/healthz", "/readyz", "/metrics"}
+
+
+def test_the_open_inference_protocol_is_documented(openapi: Any) -> None:
+    model, version, repository = (
+        "/v2/models/{model_name}",
+        "/versions/{model_version}",
+        "/v2/repository/models/{model_name}",
+    )
+    assert {path for path in openapi["paths"] if path.startswith("/v2")} == {
+        "/v2",
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/v2/repository/index",
+        *(model + middle + end for middle in ("", version) for end in ("", "/ready", "/infer")),
+        *(f"{repository}/{action}" for action in ("load", "unload")),
+    }
+    body = openapi["paths"][model + "/infer"]["post"]["requestBody"]["content"]
+    assert body["application/json"]["schema"] == {"$ref": "#/components/schemas/InferRequest"}
+
+
+def test_every_schema_that_is_named_is_there(openapi: Any) -> None:
+    named = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(openapi)))
+    assert "InputTensor" in named
+    assert named <= openapi["components"]["schemas"].keys()
 
 
 def test_the_bodies_of_classify_are_documented(openapi: Any) -> None:
