@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ from service.providers import expects_cuda
 from service.reloading import Reloader
 from service.routes import build_router
 from service.settings import Settings
-from service.telemetry import Telemetry
+from service.telemetry import Telemetry, TelemetryOfHttp
 from service.tracing import Tracing
 from service.workers import Workers
 
@@ -35,7 +35,7 @@ class Service:
         on_failure: called if a model cannot be served; the service never gets ready then.
 
     Raises:
-        StartupError: traces are to be sent, and what sends them is not installed.
+        StartupError: traces are to be sent, or gRPC served, and what does so is not installed.
     """
 
     def __init__(self, settings: Settings, on_failure: Callable[[StartupError], None]) -> None:
@@ -47,17 +47,23 @@ class Service:
         self.reloader = Reloader(settings, self.models, workers, metrics, on_failure)
         entrance = Entrance(settings, self.models, Classifier(settings, workers), metrics)
         endpoint = ClassifyEndpoint(settings, entrance)
+        telemetry = Telemetry(metrics, tracing, log_filenames=settings.log_filenames)
+        rpc: AbstractAsyncContextManager[object] = nullcontext()
+        if settings.grpc_port is not None:
+            try:
+                from service.open_inference.rpc import RpcServer
+            except ImportError as error:
+                raise StartupError("--grpc-port needs gRPC; install the 'grpc' extra") from error
+            rpc = RpcServer(settings, self.models, entrance, telemetry, on_failure)
         described = _Described(
             title="Strip-MLP serving",
             description="Classifies pictures with exported Strip-MLP models.",
-            lifespan=partial(_lifespan, self.reloader, workers, tracing, settings),
+            lifespan=partial(_lifespan, self.reloader, rpc, workers, tracing, settings),
         )
         described.include_router(build_router(settings, self.models, self.reloader, endpoint, metrics))
         described.include_router(open_inference.build_router(settings, self.models, self.reloader, entrance))
         install_problem_handlers(described)
-        self._app = Telemetry(
-            _ClassifyFirst(described, endpoint), metrics, tracing, log_filenames=settings.log_filenames
-        )
+        self._app = TelemetryOfHttp(_ClassifyFirst(described, endpoint), telemetry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
@@ -74,10 +80,15 @@ class _Described(FastAPI):
 
 @asynccontextmanager
 async def _lifespan(
-    reloader: Reloader, workers: Workers, tracing: Tracing, settings: Settings, _: FastAPI
+    reloader: Reloader,
+    rpc: AbstractAsyncContextManager[object],
+    workers: Workers,
+    tracing: Tracing,
+    settings: Settings,
+    _: FastAPI,
 ) -> AsyncIterator[None]:
     try:
-        async with reloader:
+        async with reloader, rpc:
             if settings.workers > 1:
                 # Listening starts after this, and until then the requests of the shared port are the others'.
                 await reloader.started.wait()

@@ -38,6 +38,16 @@ class Deadline:
             milliseconds = min(int(asked.lstrip("0")[:MOST_DIGITS]), settings.max_timeout_ms)
         else:
             raise BadRequest(f"{HEADER} is '{asked}', but has to be a whole number of milliseconds, from 1")
+        return cls._from_now(milliseconds)
+
+    @classmethod
+    def within(cls, seconds: float | None, settings: Settings) -> Self:
+        """So many seconds from now, capped by the settings; None: their default."""
+        milliseconds = settings.timeout_ms if seconds is None else min(round(1000 * seconds), settings.max_timeout_ms)
+        return cls._from_now(milliseconds)
+
+    @classmethod
+    def _from_now(cls, milliseconds: int) -> Self:
         return cls(asyncio.get_running_loop().time() + milliseconds / 1000, milliseconds)
 
     @property

@@ -42,6 +42,12 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
+    grpc_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="port for the Open Inference Protocol over gRPC, which is off without one; needs the 'grpc' extra",
+    )
     workers: PositiveInt = Field(1, description="processes that share the port, each with models of its own")
 
     device: str = Field(
@@ -117,4 +123,6 @@ class Settings(BaseSettings):
         ):
             if getattr(self, small) > getattr(self, large):
                 raise ValueError(f"{small} is {getattr(self, small)}, but {large} only {getattr(self, large)}: {what}")
+        if self.workers > 1 and self.grpc_port == 0:
+            raise ValueError("grpc_port is 0, which would be another port in each of the workers: name one")
         return self

@@ -1,5 +1,6 @@
 """What every request leaves behind: an id, a Server-Timing header, metrics, a line of the log, spans of its trace."""
 
+from collections.abc import Mapping
 from time import perf_counter
 from typing import Any
 
@@ -10,56 +11,41 @@ from service.metrics import Metrics
 from service.record import KEY, RequestRecord
 from service.tracing import Tracing
 
-PROBES = {"/healthz", "/readyz", "/metrics"}
+PROBES = {"/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"}
 """Endpoints that are asked every few seconds; the log tells of them with `--log-level debug` alone."""
 
 
 class Telemetry:
-    """Goes around the whole application. Pure ASGI, as bodies must not be buffered.
+    """Begins and ends what is told of a request.
 
     Args:
-        app: what answers.
         metrics: where requests are counted and timed.
         tracing: where their spans go.
         log_filenames: whether the log names the files that were sent.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing, *, log_filenames: bool) -> None:
-        self._app = app
+    def __init__(self, metrics: Metrics, tracing: Tracing, *, log_filenames: bool) -> None:
         self._metrics = metrics
         self._tracing = tracing
         self._log_filenames = log_filenames
         self._logger = request_logger()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = dict(scope["headers"])
-        record = RequestRecord(headers.get(b"x-request-id", b"").decode("latin-1"), self._tracing.begin(headers))
-        scope[KEY] = record
+    def begin(self, headers: Mapping[bytes, bytes]) -> RequestRecord:
+        """A request has come with these headers, their names in small letters."""
+        self._metrics.in_flight_requests.inc()
+        return RequestRecord(headers.get(b"x-request-id", b"").decode("latin-1"), self._tracing.begin(headers))
 
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                record.status = int(message["status"])  # which may be an HTTPStatus
-                own = (
-                    (b"x-request-id", record.request_id.encode()),
-                    (b"server-timing", record.server_timing.encode()),
-                )
-                message["headers"] = [*message["headers"], *own]
-            await send(message)
+    def end(self, record: RequestRecord, method: str, endpoint: str) -> None:
+        """It has its answer, or will never have one.
 
-        with self._metrics.in_flight_requests.track_inprogress():
-            try:
-                await self._app(scope, receive, send_with_headers)
-            finally:
-                # Paths that are no route share one label, as clients could invent any number of them.
-                route = scope.get("route")
-                self._tell(record, scope["method"], route.path if route else "none")
-
-    def _tell(self, record: RequestRecord, method: str, endpoint: str) -> None:
+        Args:
+            record: the request's.
+            method: HTTP's.
+            endpoint: the route's path, of which there must not be more than a few.
+        """
         ended = perf_counter()
         trace_id = record.trace_id
+        self._metrics.in_flight_requests.dec()
         self._metrics.requests.labels(endpoint, str(record.status)).inc()
         self._metrics.request_seconds.labels(endpoint).observe(
             ended - record.started, None if trace_id is None else {"trace_id": trace_id}
@@ -85,6 +71,43 @@ class Telemetry:
         if self._log_filenames and record.filenames:
             fields["filenames"] = list(record.filenames)
         return fields
+
+
+class TelemetryOfHttp:
+    """Goes around the whole application. Pure ASGI, as bodies must not be buffered.
+
+    Args:
+        app: what answers.
+        telemetry: told of every request.
+    """
+
+    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
+        self._app = app
+        self._telemetry = telemetry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        record = self._telemetry.begin(dict(scope["headers"]))
+        scope[KEY] = record
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = int(message["status"])  # which may be an HTTPStatus
+                own = (
+                    (b"x-request-id", record.request_id.encode()),
+                    (b"server-timing", record.server_timing.encode()),
+                )
+                message["headers"] = [*message["headers"], *own]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        finally:
+            # Paths that are no route share one label, as clients could invent any number of them.
+            route = scope.get("route")
+            self._telemetry.end(record, scope["method"], route.path if route else "none")
 
 
 def _milliseconds(seconds: float) -> float:

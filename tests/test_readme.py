@@ -22,6 +22,7 @@ def test_configuration_table_has_every_setting_with_its_default(name: str) -> No
         "default_model": "none",
         "admin_token": "none",
         "engine_cache": "none",
+        "grpc_port": "none",
         "instances": "cores / threads",
         "decode_threads": "cores + 1",
         "batch_limit": "as timed",

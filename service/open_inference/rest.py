@@ -1,5 +1,6 @@
 """`POST …/infer` over HTTP: JSON, and tensors as binary data behind it."""
 
+import base64
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,15 +14,13 @@ from service.deadline import Deadline
 from service.entrance import Classified, Entrance
 from service.errors import BadRequest, UnsupportedBody
 from service.models import ServedModel
-from service.open_inference.messages import InferRequest
-from service.open_inference.tensors import Output, Tensor, Wanted, outputs_of, pictures_of, require_outputs
+from service.open_inference.messages import InferRequest, InputTensor
+from service.open_inference.tensors import BOTH, Output, Tensor, Wanted, outputs_of, pictures_of, require_outputs
 from service.record import RequestRecord
 from service.settings import Settings
 
 HEADER = "Inference-Header-Content-Length"
 """How many bytes of a body are its JSON, where binary data follows."""
-
-BOTH = (Wanted("logits"), Wanted("probabilities"))
 
 
 async def infer(request: Request, entrance: Entrance, settings: Settings, name: str, version: int | None) -> Response:
@@ -109,7 +108,7 @@ def _tensors(message: InferRequest, body: bytes, start: int) -> list[Tensor]:
         if size is None:
             if not isinstance(each.data, list):
                 raise BadRequest(f"input '{each.name}' has neither a list as data nor binary_data_size")
-            content: bytes | list[Any] = each.data
+            content: bytes | list[Any] = _from_base64(each) if each.datatype == "BYTES" else each.data
         else:
             if each.data is not None:
                 raise BadRequest(f"input '{each.name}' has both data and binary_data_size")
@@ -122,6 +121,14 @@ def _tensors(message: InferRequest, body: bytes, start: int) -> list[Tensor]:
             f"{HEADER} says where its JSON ends"
         )
     return tensors
+
+
+def _from_base64(tensor: InputTensor) -> list[bytes]:
+    assert tensor.data is not None  # or there would be nothing to read
+    try:
+        return [base64.b64decode(text, validate=True) for text in tensor.data]
+    except (TypeError, ValueError) as error:
+        raise BadRequest(f"input '{tensor.name}': its data has to be strings, the pictures in base64") from error
 
 
 def _described(output: Output) -> dict[str, object]:

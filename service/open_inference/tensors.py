@@ -3,8 +3,6 @@
 Sources: the protocol's "Tensor Data"; Triton's extensions for binary tensor data and for classification.
 """
 
-import base64
-import binascii
 import math
 import struct
 from collections.abc import Sequence
@@ -34,7 +32,7 @@ class Tensor:
     datatype: str
     shape: tuple[int, ...]
     content: bytes | list[Any]
-    """Row by row as the protocol's binary data, or the elements, flat or nested as in its JSON."""
+    """Row by row as the protocol's binary data; or the elements, those of BYTES as bytes, others flat or nested."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,10 @@ class Wanted:
     classes: int | None = None
     """So many of the best as `value:index:label`; None: the values."""
     binary: bool = False
+
+
+BOTH = (Wanted("logits"), Wanted("probabilities"))
+"""What is meant where no output is named."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def pictures_of(tensors: Sequence[Tensor], model: ServedModel, max_images: int) 
     if tensor.name not in wanted:
         raise BadRequest(f"the model has no input '{tensor.name}'; give either 'pixels' or 'image'")
     datatype, rest = wanted[tensor.name]
-    if tensor.datatype != datatype or tensor.shape[1:] != rest or not tensor.shape or tensor.shape[0] == 0:
+    if tensor.datatype != datatype or tensor.shape[1:] != rest or not tensor.shape or tensor.shape[0] < 1:
         shape = ", ".join(str(length) for length in ("pictures", *rest))
         raise BadRequest(
             f"input '{tensor.name}' is {tensor.datatype} {list(tensor.shape)}, but has to be {datatype} [{shape}]"
@@ -121,18 +123,15 @@ def _pixels(tensor: Tensor) -> Pixels:
         raise BadRequest(
             f"input '{tensor.name}': its data has to be whole numbers from 0 to 255, flat or in whole rows"
         )
-    _require_length(tensor, values.size, length, "numbers")
+    _require_length(tensor, values.size, length, "elements")
     return values.astype(np.uint8).reshape(tensor.shape)
 
 
 def _encoded(tensor: Tensor) -> list[bytes]:
     (count,) = tensor.shape
     if not isinstance(tensor.content, bytes):
-        _require_length(tensor, len(tensor.content), count, "strings")
-        try:
-            return [base64.b64decode(text, validate=True) for text in tensor.content]
-        except (TypeError, ValueError, binascii.Error) as error:
-            raise BadRequest(f"input '{tensor.name}': its data has to be strings, the pictures in base64") from error
+        _require_length(tensor, len(tensor.content), count, "elements")
+        return tensor.content
     elements, start = [], 0
     for _ in range(count):
         end = start + LENGTH.size

@@ -52,7 +52,9 @@ def remove(models: Path, version: int) -> None:
 
 def break_file(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"no model")
+    unfinished = path.with_suffix(".new")
+    unfinished.write_bytes(b"no model")
+    unfinished.rename(path)  # or the polling may see the file before it has its content
 
 
 def save_unproven(path: Path) -> None:

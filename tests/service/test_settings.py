@@ -31,6 +31,7 @@ def test_defaults() -> None:
         "tf32": False,
         "cuda_graphs": False,
         "engine_cache": None,
+        "grpc_port": None,
         "instances": None,
         "threads": 1,
         "decode_threads": None,

@@ -225,7 +225,7 @@ def test_a_wrong_tensor_is_refused(triton_client: triton.InferenceServerClient, 
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"data": [1, 2]}, "has 2 numbers"),
+        ({"data": [1, 2]}, "has 2 elements"),
         ({"data": [[1], [2, 3]]}, "whole numbers from 0 to 255"),
         ({"data": []}, "whole numbers from 0 to 255"),
         ({"data": [256] * SIZE * SIZE * 3}, "whole numbers from 0 to 255"),
@@ -246,7 +246,7 @@ def test_a_wrong_tensor_is_refused(triton_client: triton.InferenceServerClient, 
         ({"parameters": {"shared_memory_region": "r"}}, "shared memory is not supported"),
         ({"name": "image", "datatype": "BYTES", "shape": [1], "data": ["no base64!"]}, "base64"),
         ({"name": "image", "datatype": "BYTES", "shape": [1], "data": [5]}, "base64"),
-        ({"name": "image", "datatype": "BYTES", "shape": [2], "data": ["AAAA"]}, "has 1 strings"),
+        ({"name": "image", "datatype": "BYTES", "shape": [2], "data": ["AAAA"]}, "has 1 elements"),
     ],
 )
 def test_wrong_json_data_is_refused(narrow: httpx.Client, change: dict[str, Any], why: str) -> None:
