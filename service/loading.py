@@ -23,7 +23,9 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Opened:
+class Opened:
+    """A proven, measured and warmed session."""
+
     device: str
     session: Session
     instances: int
@@ -31,6 +33,11 @@ class _Opened:
     curve: list[BatchTime]
     limit: int
     """Most pictures in one run."""
+
+    @property
+    def sizes(self) -> list[int] | None:
+        """The only batch sizes to run, others being padded to the next; None: any."""
+        return None if self.session.provider == CPU else list(batch_sizes(self.limit))
 
     @property
     def at_limit(self) -> BatchTime:
@@ -50,7 +57,7 @@ async def load_model(file: ModelFile, settings: Settings, cores: Workers, metric
         UnusableModel: it cannot be read, is none of the exporter's, is not proven, or fails to run.
         DeviceUnavailable: a device that was asked for does not work.
     """
-    opened = await asyncio.to_thread(_open, file, settings)
+    opened = await asyncio.to_thread(open_sessions, file, settings)
     first, limit = opened[0], opened[0].limit
     queue = BatchQueue(limit=limit, patience=first.at_limit.seconds)
     model_metrics = metrics.of_model(file.name, file.version, first.session.artifact.labels)
@@ -63,7 +70,7 @@ async def load_model(file: ModelFile, settings: Settings, cores: Workers, metric
             queue,
             each.session,
             capacity=each.instances,
-            sizes=None if on_cpu else list(batch_sizes(limit)),
+            sizes=each.sizes,
             reopen=partial(_reopen, file, each.device, settings, each.session),
             name=file.name,
             metrics=model_metrics,
@@ -89,9 +96,12 @@ async def load_model(file: ModelFile, settings: Settings, cores: Workers, metric
     )
 
 
-def _open(file: ModelFile, settings: Settings) -> list[_Opened]:
-    """A session for every device, and on CUDA for every instance; the first one's curve decides the batch limit."""
-    opened: list[_Opened] = []
+def open_sessions(file: ModelFile, settings: Settings) -> list[Opened]:
+    """A session for every device, and on a GPU for every instance; the first one's curve decides the batch limit.
+
+    Raises as `load_model` does.
+    """
+    opened: list[Opened] = []
     for device in settings.device.split(","):
         session = _open_proven(file, device, settings)
         on_cpu = session.provider == CPU
@@ -117,7 +127,7 @@ def _open_proven(file: ModelFile, device: str, settings: Settings) -> Session:
 
 def _measured(
     file: ModelFile, device: str, session: Session, instances: int, limit: int | None, settings: Settings
-) -> _Opened:
+) -> Opened:
     """Warm every batch size up to `limit`, or look for the best limit."""
     budget = settings.latency_budget_ms / 1000
     try:
@@ -131,7 +141,7 @@ def _measured(
         raise UnusableModel(f"{file.path} failed to run batches of blank pictures: {error}") from error
     if session.provider == CPU:
         session.release_memory()
-    return _Opened(device, session, instances, curve, limit or best_limit(curve, budget))
+    return Opened(device, session, instances, curve, limit or best_limit(curve, budget))
 
 
 def _reopen(file: ModelFile, device: str, settings: Settings, before: Session) -> Session:

@@ -77,10 +77,10 @@ class Runner:
         started = perf_counter()
         results: Sequence[Scores | InferenceFailed]
         try:
-            results = self._classify([_pixels(item) for item in batch])
+            results = classify_batch(self._run_padded, [_pixels(item) for item in batch], self._name)
         except BaseException:
             logger.critical("running model %s failed in a way that nobody foresaw", self._name, exc_info=True)
-            results = [self._failure()] * len(batch)
+            results = [_failure(self._name)] * len(batch)
         self._loop.call_soon_threadsafe(self._deliver, batch, results, started, perf_counter())
 
     async def close(self) -> None:
@@ -89,27 +89,12 @@ class Runner:
             self._repair.cancel()
             await asyncio.wait([self._repair])
 
-    def _classify(self, pictures: list[Pixels]) -> Sequence[Scores | InferenceFailed]:
-        """Run a batch; one that fails is run again picture by picture, so that only the culprit's answer is lost."""
-        try:
-            scores = self._session.run(self._padded(np.stack(pictures)))
-            return [scores.row(index) for index in range(len(pictures))]
-        except Exception:  # whatever a runtime raises belongs to these pictures, not to the next ones
-            logger.exception("model %s failed on a batch of %d", self._name, len(pictures))
-        if len(pictures) == 1:
-            return [self._failure()]
-        return [result for each in pictures for result in self._classify([each])]
-
-    def _padded(self, pixels: Pixels) -> Pixels:
+    def _run_padded(self, pixels: Pixels) -> Scores:
         if self._sizes is None:
-            return pixels
-        count = len(pixels)
-        missing = next(size for size in self._sizes if size >= count) - count
-        self._metrics.padding.inc(missing)
-        return np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), pixels.dtype)]) if missing else pixels
-
-    def _failure(self) -> InferenceFailed:
-        return InferenceFailed(f"model {self._name} failed on this picture")
+            return self._session.run(pixels)
+        filled = padded(pixels, self._sizes)
+        self._metrics.padding.inc(len(filled) - len(pixels))
+        return self._session.run(filled)
 
     def _deliver(
         self, batch: list[Item], results: Sequence[Scores | InferenceFailed], started: float, ended: float
@@ -156,6 +141,37 @@ class Runner:
     def _on_repair_done(self, repair: asyncio.Task[None]) -> None:
         if not repair.cancelled() and (error := repair.exception()) is not None:
             logger.critical("the repair of model %s died", self._name, exc_info=error)
+
+
+def classify_batch(
+    run: Callable[[Pixels], Scores], pictures: Sequence[Pixels], name: str
+) -> list[Scores | InferenceFailed]:
+    """Run a batch; one that fails is run again picture by picture, so that only the culprit's answer is lost.
+
+    Args:
+        run: runs pixels (batch, size, size, 3); its scores may have more rows than that.
+        pictures: at least one.
+        name: the model's, for messages.
+    """
+    try:
+        scores = run(np.stack(pictures))
+        return [scores.row(index) for index in range(len(pictures))]
+    except Exception:  # whatever a runtime raises belongs to these pictures, not to the next ones
+        logger.exception("model %s failed on a batch of %d", name, len(pictures))
+    if len(pictures) == 1:
+        return [_failure(name)]
+    return [result for each in pictures for result in classify_batch(run, [each], name)]
+
+
+def padded(pixels: Pixels, sizes: Sequence[int]) -> Pixels:
+    """The batch filled up with blank pictures to the next of these sizes, which ascend and of which one is enough."""
+    count = len(pixels)
+    missing = next(size for size in sizes if size >= count) - count
+    return np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), pixels.dtype)]) if missing else pixels
+
+
+def _failure(name: str) -> InferenceFailed:
+    return InferenceFailed(f"model {name} failed on this picture")
 
 
 def _pixels(item: Item) -> Pixels:

@@ -38,13 +38,13 @@ def test_while_models_load_the_service_lives_but_is_not_ready(
     colour_models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on = threading.Event()
-    load = loading._open
+    load = loading.open_sessions
 
-    def load_later(file: ModelFile, settings: Settings) -> list[loading._Opened]:
+    def load_later(file: ModelFile, settings: Settings) -> list[loading.Opened]:
         assert go_on.wait(PATIENCE)
         return load(file, settings)
 
-    monkeypatch.setattr(loading, "_open", load_later)
+    monkeypatch.setattr(loading, "open_sessions", load_later)
     failures: list[StartupError] = []
 
     with listening_service(colour_models, failures.append) as client:

@@ -1,0 +1,41 @@
+"""What a command says of one picture."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from offline.model import Model
+from offline.scoring import ScoredPicture
+from service.answers import PictureError, Prediction, rank
+from service.errors import ServiceError
+
+
+@dataclass(frozen=True)
+class Row:
+    """A picture's best classes, best first, or the error that befell it."""
+
+    path: str
+    """As `shown`."""
+    model: str
+    version: int
+    predictions: tuple[Prediction, ...] = ()
+    error: PictureError | None = None
+
+
+def shown(path: Path) -> str:
+    """The path as text of one line: bytes that are not UTF-8 and control characters are written as \\xNN."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(character if character.isprintable() else _escaped(character) for character in text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def row_of(scored: ScoredPicture, model: Model, top_k: int) -> Row:
+    """What is said of a scored picture."""
+    path, result = shown(scored.path), scored.result
+    if isinstance(result, ServiceError):
+        error = PictureError(code=result.code, message=" ".join(str(result).split()))
+        return Row(path, model.name, model.version, error=error)
+    return Row(path, model.name, model.version, tuple(rank(result, model.artifact.labels, top_k)))

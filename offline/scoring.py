@@ -1,0 +1,113 @@
+"""From files to scores, in order, for any number of files."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from stat import S_ISREG
+from typing import TypeVar
+
+from offline.errors import UnreadableFile
+from offline.model import Model
+from service.body import MEBIBYTE
+from service.errors import BadPicture, PictureTooLarge
+from service.pixels import read_pixels
+from service.preprocessing import Pixels
+from service.running import classify_batch, padded
+from service.session import Scores
+from service.work import Result
+
+Part = TypeVar("Part")
+Made = TypeVar("Made")
+
+AHEAD = 2
+"""Parts that each thread may be ahead of what was asked for."""
+
+
+@dataclass(frozen=True)
+class ScoredPicture:
+    """A file, and what the model says of it, or why it says nothing."""
+
+    path: Path
+    result: Result
+
+
+def score(model: Model, paths: Iterable[Path]) -> Iterator[ScoredPicture]:
+    """Classify files in order, with bounded look-ahead: there may be any number of them.
+
+    Every thread reads and decodes as many as make a batch, and runs them: so decoding and inference share the cores
+    without waiting for each other.
+    """
+    threads = model.settings.decode_threads or model.settings.cores + 1
+    for part in in_order(partial(_score, model), in_parts(paths, model.batch_limit), threads):
+        yield from part
+
+
+def in_parts(paths: Iterable[Path], most: int) -> Iterator[list[Path]]:
+    """The paths, so many at a time."""
+    rest = iter(paths)
+    while part := list(islice(rest, most)):
+        yield part
+
+
+def in_order(make: Callable[[Part], Made], parts: Iterable[Part], threads: int) -> Iterator[Made]:
+    """What is made of each part, in their order, by threads that are a few parts ahead at most."""
+    pool = ThreadPoolExecutor(threads)
+    try:
+        waiting: deque[Future[Made]] = deque()
+        for part in parts:
+            waiting.append(pool.submit(make, part))
+            if len(waiting) > AHEAD * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _score(model: Model, paths: Sequence[Path]) -> list[ScoredPicture]:
+    read = [_read(model, path) for path in paths]
+    pictures = [pixels for pixels in read if not isinstance(pixels, BadPicture)]
+    results = iter(classify_batch(partial(_run, model), pictures, model.name) if pictures else [])
+    return [
+        ScoredPicture(path, pixels if isinstance(pixels, BadPicture) else next(results))
+        for path, pixels in zip(paths, read, strict=True)
+    ]
+
+
+def _run(model: Model, pixels: Pixels) -> Scores:
+    return model.opened.session.run(pixels if model.opened.sizes is None else padded(pixels, model.opened.sizes))
+
+
+def _read(model: Model, path: Path) -> Pixels | BadPicture:
+    settings = model.settings
+    try:
+        return read_pixels(
+            read_file(path, settings.max_image_mb * MEBIBYTE),
+            model.artifact.preprocessing,
+            max_pixels=settings.max_pixels,
+            exact=settings.exact_decode,
+        )
+    except BadPicture as error:
+        return error
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """A file's content.
+
+    Raises:
+        UnreadableFile: it is missing, may not be read, or is no regular file, which could keep us waiting for ever.
+        PictureTooLarge: it has more bytes than `limit`.
+    """
+    try:
+        status = path.stat()
+        if not S_ISREG(status.st_mode):
+            raise UnreadableFile("not a regular file")
+        if status.st_size > limit:
+            raise PictureTooLarge(f"the picture has {status.st_size} bytes, {limit} are allowed")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # a name with a null character is the latter
+        raise UnreadableFile(f"the file cannot be read: {getattr(error, 'strerror', None) or error}") from error
