@@ -26,7 +26,7 @@ from offline.remote import Service
 from offline.rows import Row, row_of, shown
 from offline.scoring import score
 from offline.stopping import stopping
-from service.endpoint import ClassifyQuery
+from service.query import ClassifyQuery
 from service.settings import Settings
 
 main = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

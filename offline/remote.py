@@ -13,8 +13,9 @@ from offline.rows import Row, shown
 from offline.scoring import in_order, in_parts, read_file
 from service.answers import PictureError, Prediction
 from service.body import FILES_FIELD, MEBIBYTE
-from service.endpoint import CLASSIFY_PATH, ClassifyQuery
+from service.endpoint import CLASSIFY_PATH
 from service.errors import BadPicture
+from service.query import ClassifyQuery
 from service.settings import Settings
 
 PICTURES_PER_REQUEST = 8

@@ -92,7 +92,7 @@ async def read_pictures(request: Request, settings: Settings, deadline: Deadline
         else:
             raise UnsupportedBody(
                 f"content type '{content_type}' is not accepted; send multipart/form-data with files in the field "
-                f"'{FILES_FIELD}', or one picture with its type (image/jpeg, …) or application/octet-stream"
+                f"'{FILES_FIELD}', one picture with its type (image/jpeg, …) or application/octet-stream, or JSON"
             )
     if not pictures:
         raise BadRequest("the request holds no picture")

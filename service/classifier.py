@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from time import perf_counter
 
+import numpy as np
 from starlette.types import Receive
 
 from service.body import MEBIBYTE, Picture
@@ -18,7 +19,7 @@ from service.pixels import read_pixels
 from service.preprocessing import Pixels
 from service.record import RequestRecord
 from service.settings import Settings
-from service.work import Item, Result, Work
+from service.work import Content, Item, Result, Work
 from service.workers import Workers
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class Classifier:
             return
         item.decode_started = perf_counter()
         try:
-            item.pixels = self._read(item.content, model) if isinstance(item.content, bytes) else item.content
+            item.pixels = self._read(item.content, model)
         except BadPicture as error:
             loop.call_soon_threadsafe(item.work.settle, item, error)
         except BaseException:  # whatever it is, it must not reach the other pictures
@@ -90,7 +91,10 @@ class Classifier:
             model.queue.put(item)
             model.metrics.stage_seconds["decode"].observe(item.decoded - item.decode_started)
 
-    def _read(self, data: bytes, model: ServedModel) -> Pixels:
+    def _read(self, content: Content, model: ServedModel) -> Pixels:
+        if isinstance(content, np.ndarray):
+            return content
+        data = content if isinstance(content, bytes) else content.decode()
         limit = self._settings.max_image_mb * MEBIBYTE
         if len(data) > limit:
             raise PictureTooLarge(f"the picture has {len(data)} bytes, {limit} are allowed")

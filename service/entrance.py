@@ -42,7 +42,7 @@ class Entrance:
     def __init__(self, settings: Settings, models: Models, classifier: Classifier, metrics: Metrics) -> None:
         self._models = models
         self._classifier = classifier
-        self._held_bytes = HeldBytes(settings.max_queue_mb * MEBIBYTE, metrics.body_bytes)
+        self.held_bytes = HeldBytes(settings.max_queue_mb * MEBIBYTE, metrics.body_bytes)
 
     async def classify(
         self,
@@ -66,7 +66,7 @@ class Entrance:
         Raises:
             ServiceError: from `Models.use`, `read` and `Classifier.classify`.
         """
-        with self._models.use(name, version) as model, self._held_bytes.account(model.retry_after) as account:
+        with self._models.use(name, version) as model, self.held_bytes.account(model.retry_after) as account:
             record.model = model
             with record.failures_counted(), record.timed("read"):
                 model.require_working()

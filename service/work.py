@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.admission import Admission
+from service.base64_picture import Base64Picture
 from service.errors import ServiceError
 from service.preprocessing import Pixels
 from service.record import RequestRecord
 from service.session import Scores
 
-Content = bytes | Pixels
-"""Of a picture: encoded, or its pixels as the model takes them."""
+Content = bytes | Base64Picture | Pixels
+"""Of a picture: encoded, perhaps as text, or its pixels as the model takes them."""
 
 Result = Scores | ServiceError
 

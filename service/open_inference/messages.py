@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
-from service.errors import BadRequest
+from service.query import bad_request
 
 Datatype = Literal["UINT8", "FP32", "BYTES"]
 """Those of the protocol's that a model here takes or gives."""
@@ -80,9 +80,7 @@ class InferRequest(_Sent):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False)[0]
-            place = ".".join(str(part) for part in first["loc"]) or "the request's JSON"
-            raise BadRequest(f"{place}: {first['msg'].removeprefix('Value error, ')}") from error
+            raise bad_request(error) from error
 
 
 class OutputTensor(BaseModel):

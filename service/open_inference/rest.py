@@ -1,6 +1,5 @@
 """`POST …/infer` over HTTP: JSON, and tensors as binary data behind it."""
 
-import base64
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ from fastapi import Request
 from starlette.responses import Response
 
 from service.admission import Account
+from service.base64_picture import Base64Picture
 from service.body import Picture, arriving, limited
 from service.deadline import Deadline
 from service.entrance import Classified, Entrance
@@ -123,12 +123,10 @@ def _tensors(message: InferRequest, body: bytes, start: int) -> list[Tensor]:
     return tensors
 
 
-def _from_base64(tensor: InputTensor) -> list[bytes]:
-    assert tensor.data is not None  # or there would be nothing to read
-    try:
-        return [base64.b64decode(text, validate=True) for text in tensor.data]
-    except (TypeError, ValueError) as error:
-        raise BadRequest(f"input '{tensor.name}': its data has to be strings, the pictures in base64") from error
+def _from_base64(tensor: InputTensor) -> list[Base64Picture]:
+    if not all(isinstance(text, str) for text in tensor.data):
+        raise BadRequest(f"input '{tensor.name}': its data has to be strings, the pictures in base64")
+    return [Base64Picture(text) for text in tensor.data]
 
 
 def _described(output: Output) -> dict[str, object]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.base64_picture import Base64Picture
 from service.body import Picture
 from service.entrance import Classified
 from service.errors import BadRequest, RequestTooLarge, ServiceError
@@ -32,7 +33,7 @@ class Tensor:
     datatype: str
     shape: tuple[int, ...]
     content: bytes | list[Any]
-    """Row by row as the protocol's binary data; or the elements, those of BYTES as bytes, others flat or nested."""
+    """Row by row as the protocol's binary data; or the elements, flat or nested, but those of BYTES."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def _pixels(tensor: Tensor) -> Pixels:
     return values.astype(np.uint8).reshape(tensor.shape)
 
 
-def _encoded(tensor: Tensor) -> list[bytes]:
+def _encoded(tensor: Tensor) -> list[bytes] | list[Base64Picture]:
     (count,) = tensor.shape
     if not isinstance(tensor.content, bytes):
         _require_length(tensor, len(tensor.content), count, "elements")

@@ -141,6 +141,7 @@ def test_the_bodies_of_classify_are_documented(openapi: Any) -> None:
     assert body["required"] is True
     assert files == {"type": "array", "items": binary}
     assert {"image/jpeg", "image/png", "image/webp", "application/octet-stream"} <= body["content"].keys()
+    assert body["content"].pop("application/json")["schema"]["required"] == ["images"]
     assert all(each == {"schema": binary} for each in body["content"].values())
 
 

@@ -79,7 +79,14 @@ def test_the_body_is_the_picture_whatever_its_type_says(narrow: httpx.Client, co
 
 @pytest.mark.parametrize(
     "content_type",
-    ["application/json", "text/plain", "application/x-www-form-urlencoded", "multipart/mixed; boundary=x", "image", ""],
+    [
+        "application/jsonl",
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/mixed; boundary=x",
+        "image",
+        "",
+    ],
 )
 def test_other_content_types_are_refused(narrow: httpx.Client, content_type: str) -> None:
     response = classify(narrow, content=RED, headers={"content-type": content_type})
