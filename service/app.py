@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
-from typing import Any
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service import page
 from service.classifier import Classifier
 from service.endpoint import CLASSIFY_PATH, ClassifyEndpoint
 from service.entrance import Entrance
@@ -55,27 +56,22 @@ class Service:
             except ImportError as error:
                 raise StartupError("--grpc-port needs gRPC; install the 'grpc' extra") from error
             rpc = RpcServer(settings, self.models, entrance, telemetry, on_failure)
-        described = _Described(
+        described = FastAPIOffline(
+            redoc_url=None,
             title="Strip-MLP serving",
             description="Classifies pictures with exported Strip-MLP models.",
             lifespan=partial(_lifespan, self.reloader, rpc, workers, tracing, settings),
         )
         described.include_router(build_router(settings, self.models, self.reloader, endpoint, metrics))
         described.include_router(open_inference.build_router(settings, self.models, self.reloader, entrance))
+        described.include_router(page.build_router())
+        # Bodies that FastAPI does not read it does not describe.
+        described.openapi()["components"]["schemas"] |= open_inference.BODY_SCHEMAS
         install_problem_handlers(described)
         self._app = TelemetryOfHttp(_ClassifyFirst(described, endpoint), telemetry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
-
-
-class _Described(FastAPI):
-    """Knows the schemas of bodies that its routes read by themselves."""
-
-    def openapi(self) -> dict[str, Any]:
-        document = super().openapi()
-        document["components"]["schemas"] |= open_inference.BODY_SCHEMAS
-        return document
 
 
 @asynccontextmanager

@@ -17,6 +17,7 @@ from service.body import FILES_FIELD, Picture, read_pictures
 from service.deadline import HEADER, Deadline
 from service.entrance import Classified, Entrance
 from service.errors import BadPicture, ServiceError
+from service.examples import CLASSIFY_JSON
 from service.json_body import JSON, ClassifyJson, is_json, read_json
 from service.models import ServedModel
 from service.problems import problem_response
@@ -41,7 +42,7 @@ CLASSIFY_BODY = {
                     "properties": {FILES_FIELD: {"type": "array", "items": BINARY["schema"]}},
                 }
             },
-            JSON: {"schema": ClassifyJson.model_json_schema()},
+            JSON: {"schema": ClassifyJson.model_json_schema(), "example": CLASSIFY_JSON},
             **dict.fromkeys(("image/jpeg", "image/png", "image/webp", "application/octet-stream"), BINARY),
         },
     }

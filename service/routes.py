@@ -16,6 +16,7 @@ from service.answers import (
     Problem,
 )
 from service.endpoint import CLASSIFY_BODY, CLASSIFY_PARAMETERS, CLASSIFY_PATH, ClassifyEndpoint
+from service.examples import CLASSIFY_ANSWER, answered
 from service.metrics import Metrics
 from service.models import Models
 from service.problems import PROBLEM_JSON
@@ -41,7 +42,8 @@ def build_router(
         CLASSIFY_PATH,
         response_model=ClassifyAnswer,
         openapi_extra=CLASSIFY_BODY | CLASSIFY_PARAMETERS,
-        responses=_problems(
+        responses=answered(CLASSIFY_ANSWER)
+        | _problems(
             (400, "Malformed request"),
             (404, "No such model"),
             (408, "The body did not arrive in time"),
@@ -58,7 +60,14 @@ def build_router(
         ),
     )
     async def classify(request: Request) -> Response:
-        """Classify one or many pictures. A picture that cannot be classified leaves the others alone."""
+        """Classify one or many pictures. A picture that cannot be classified leaves the others alone.
+
+        Files in a form: `curl -F files=@a.jpg -F files=@b.png localhost:8000/classify?top_k=2`
+
+        One picture as the body: `curl --data-binary @a.jpg -H 'Content-Type: image/jpeg' localhost:8000/classify`
+
+        JSON: pictures in base64 or as `data:` URLs, other URLs are not fetched; options stand in it, not in the query.
+        """
         return await endpoint.answer(request)
 
     def describe() -> ModelsAnswer:

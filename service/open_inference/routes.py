@@ -9,6 +9,7 @@ from starlette.responses import Response
 from service.admin import require_admin
 from service.entrance import Entrance
 from service.errors import BadRequest
+from service.examples import INFER_ANSWER, INFER_JSON, answered
 from service.models import Models
 from service.open_inference.descriptions import (
     is_model_ready,
@@ -52,7 +53,10 @@ INFER_BODY = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {"schema": {"$ref": SCHEMAS.format(model=InferRequest.__name__)}},
+            "application/json": {
+                "schema": {"$ref": SCHEMAS.format(model=InferRequest.__name__)},
+                "example": INFER_JSON,
+            },
             "application/octet-stream": {
                 "schema": {
                     "type": "string",
@@ -108,7 +112,7 @@ def build_router(settings: Settings, models: Models, reloader: Reloader, entranc
         response.status_code = 200 if answer.ready else 503
         return answer
 
-    infer_answers = _errors(
+    infer_answers = answered(INFER_ANSWER) | _errors(
         (400, "Malformed request, or a tensor of the wrong name, type or shape"),
         no_model,
         (408, "The body did not arrive in time"),

@@ -34,7 +34,6 @@ RED = png("red")
         ("POST", "/classify?model=shades&top_k=many", 400, "Bad Request", "bad_request", "top_k: "),
         ("POST", "/classify?model=shades&version=0", 400, "Bad Request", "bad_request", "version: "),
         ("POST", "/classify?model=shades&version=one", 400, "Bad Request", "bad_request", "version: "),
-        ("GET", "/", 404, "Not Found", "not_found", "Not Found"),
         ("POST", "/predict", 404, "Not Found", "not_found", "Not Found"),
         ("GET", "/classify", 405, "Method Not Allowed", "method_not_allowed", "Method Not Allowed"),
         ("DELETE", "/models", 405, "Method Not Allowed", "method_not_allowed", "Method Not Allowed"),
