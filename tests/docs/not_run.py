@@ -18,7 +18,7 @@ def check_make(words: Sequence[str]) -> None:
     target = next(word for word in words if "=" not in word)
     asked = subprocess.run(["make", "-n", target], cwd=REPOSITORY, capture_output=True, text=True)
     assert asked.returncode == 0, asked.stderr
-    sources = "".join(path.read_text("utf-8") for path in (REPOSITORY / "benchmarks").glob("*.py"))
+    sources = "".join(path.read_text("utf-8") for path in (REPOSITORY / "benchmarks").rglob("*.py"))
     for option in re.findall(r"--[a-z-]+", " ".join(words)):
         parameter = option.removeprefix("--").removeprefix("no-").replace("-", "_")
         assert option == "--help" or re.search(rf"\b{parameter}\b", sources), option
