@@ -4,10 +4,17 @@ import os
 from pathlib import Path
 
 import pytest
+import structlog
 
 REPOSITORY = Path(__file__).parent.parent
 
 SHARED_VARIABLE = "STRIPMLP_SHARED"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_lines_of_requests() -> None:
+    """Services that tests start in this process log no requests, as nobody would read of them."""
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-import structlog
 
 from service.preprocessing import Pixels
 from service.session import Scores, Session
@@ -17,12 +16,6 @@ from tests.service.seeming_cuda import SeemingCuda
 
 InThread = Callable[[Callable[[], httpx.Response]], Future[httpx.Response]]
 """What the fixture `in_thread` is."""
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _no_lines_of_requests() -> None:
-    """Services that tests start in this process log no requests, as nobody would read of them."""
-    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
 
 
 @pytest.fixture(scope="session")
