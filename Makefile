@@ -3,6 +3,7 @@
 # make compose-test   builds the images and starts docker-compose.yml, for which it needs a Docker engine
 # make bench   the service beside other servers, about 20 minutes; ARGS="--help" shows how to have less
 # make bench-model   the exported networks against the arithmetic's limit, and decoding, 10 minutes
+# make bench-offline   strip-mlp-classify against decoding and the bare session, 3 minutes
 # make gpu-check   a machine's GPU: where nodes run, parity, speed, memory, the service (docs/gpu.md)
 # make storm   the service under three times the load that it can answer, a minute
 
@@ -20,7 +21,7 @@ BENCH := .bench
 BENCH_PYTHON ?= $(shell python3.12 -c '' 2>/dev/null && echo python3.12 || echo $(PYTHON))
 export BENCH_PYTHON
 
-.PHONY: serve test compose-test lint bench bench-model gpu-check storm clean only-one-runtime
+.PHONY: serve test compose-test lint bench bench-model bench-offline gpu-check storm clean only-one-runtime
 
 serve: $(VENV)/.serve-$(RUNTIME)
 	$(BIN)/strip-mlp-serve
@@ -44,6 +45,9 @@ bench: $(BENCH)/ours/.ready
 
 bench-model: $(VENV)/.test-$(RUNTIME)
 	$(BIN)/python -m benchmarks.model_speed $(ARGS)
+
+bench-offline: $(VENV)/.test-$(RUNTIME)
+	$(BIN)/python -m benchmarks.offline_speed $(ARGS)
 
 gpu-check: $(VENV)/.test-$(RUNTIME)
 	$(PIP) --requirement benchmarks/requirements/ours.txt

@@ -1,10 +1,11 @@
 """`strip-mlp-classify` against decoding and the bare session alone: `python -m benchmarks.offline_speed`."""
 
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -17,81 +18,72 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.bare import rate, service_decode
+from benchmarks.bare import service_decode
 from benchmarks.pictures import write_pictures
 from offline.model import Model, open_model
 from service.settings import Settings
 
 main = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-BATCHES = (8, 16, 32)
-
 
 class OfflineRow(BaseModel):
-    """Medians over the rounds, for pictures of one size."""
+    """Medians over the rounds, for pictures of one size; pictures a second."""
 
     size: int
-    decode_ms: float
-    """CPU time of a picture, like the next."""
-    session_ms: float
-    """In the best batch."""
-    floor: float
-    """Pictures a second, if nothing else took time."""
+    decode_and_session: float
+    """Of a loop in each core's thread: read a batch's files, decode them, run the bare session."""
     command: float
-    """Pictures a second of the command, without its start."""
-    of_floor: float
+    """Of the command, without its start."""
+    ratio: float
     """Median of the rounds' own ratios."""
 
 
 def measure(size: int, pictures: int, rounds: int, folder: Path) -> OfflineRow:
-    """One size: in every round the parts alone, and then the command with few and with many pictures."""
+    """One size: in every round the loop, and the command with few and with many pictures, in turns."""
     settings = Settings(device="cpu")
     model = open_model(None, settings)
     write_pictures(folder / "drawn", size, None)
     drawn = sorted((folder / "drawn").iterdir())
     paths = [drawn[number % len(drawn)] for number in range(pictures)]
-    decodes, sessions, floors, commands = [], [], [], []
-    for _ in range(rounds):
-        decode, session = _parts(model, [path.read_bytes() for path in drawn])
-        few, many = (_seconds(paths[:number], folder) for number in (pictures // 5, pictures))
-        decodes.append(decode)
-        sessions.append(session)
-        floors.append(1000 * settings.cores / (decode + session))
-        commands.append((pictures - pictures // 5) / (many - few))
+    loops, commands = [], []
+    for number in range(rounds):
+        # Every second round is the other way round, as machines drift.
+        for turn in (0, 1) if number % 2 else (1, 0):
+            if turn:
+                loops.append(_loop(model, paths, settings.cores))
+            else:
+                few, many = (_seconds(paths[:count], folder, model.batch_limit) for count in (pictures // 5, pictures))
+                commands.append((pictures - pictures // 5) / (many - few))
     return OfflineRow(
         size=size,
-        decode_ms=median(decodes),
-        session_ms=median(sessions),
-        floor=median(floors),
+        decode_and_session=median(loops),
         command=median(commands),
-        of_floor=median(command / floor for command, floor in zip(commands, floors, strict=True)),
+        ratio=median(command / loop for command, loop in zip(commands, loops, strict=True)),
     )
 
 
-def _parts(model: Model, jpegs: list[bytes]) -> tuple[float, float]:
-    """CPU milliseconds of decoding a picture, and of one in the best batch."""
-    preprocessing = model.artifact.preprocessing
+def _loop(model: Model, paths: list[Path], threads: int) -> float:
+    """Pictures a second."""
+    preprocessing, batch = model.artifact.preprocessing, model.batch_limit
 
-    def decode_all() -> None:
-        for jpeg in jpegs:
-            service_decode(jpeg, preprocessing)
+    def work(start: int) -> None:
+        for first in range(start, len(paths), threads * batch):
+            part = paths[first : first + batch]
+            model.opened.session.run(np.stack([service_decode(path.read_bytes(), preprocessing) for path in part]))
 
-    pixels = np.stack([service_decode(jpeg, preprocessing) for jpeg in jpegs])
-
-    def running(batch: int) -> Callable[[], object]:
-        inputs = np.resize(pixels, (batch, *pixels.shape[1:]))
-        return lambda: model.opened.session.run(inputs)
-
-    _, decode = rate(decode_all, len(jpegs), 1)
-    return decode, min(rate(running(batch), batch, 1)[1] for batch in BATCHES)
+    begin = time.perf_counter()
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, range(0, threads * batch, batch)))
+    return len(paths) / (time.perf_counter() - begin)
 
 
-def _seconds(paths: list[Path], folder: Path) -> float:
+def _seconds(paths: list[Path], folder: Path, batch: int) -> float:
     command = [sys.executable, "-c", "from offline.classify import main; main()", "-", "--device", "cpu"]
     given = "\n".join(map(str, paths)).encode()
     begin = time.perf_counter()
     output = ["--output", str(folder / "rows.jsonl"), "--overwrite"]
-    subprocess.run([*command, *output], input=given, check=True, stderr=subprocess.DEVNULL)
+    environment = os.environ | {"STRIPMLP_BATCH_LIMIT": str(batch)}
+    subprocess.run([*command, *output], input=given, check=True, env=environment, stderr=subprocess.DEVNULL)
     return time.perf_counter() - begin
 
 
@@ -102,7 +94,7 @@ def command(
     rounds: Annotated[int, typer.Option(min=1)] = 5,
     output: Annotated[Path, typer.Option(help="where the JSON goes")] = Path(".bench/offline.json"),
 ) -> None:
-    """Measure the command against what no program can beat, and print a table."""
+    """Measure the command against decoding and the session alone, and print a table."""
     rows = []
     for size in sizes.split(","):
         with TemporaryDirectory() as folder:

@@ -91,7 +91,8 @@ class Measures:
         z, n = NormalDist().inv_cdf((1 + CONFIDENCE) / 2), self.pictures
         middle = (self.top1 + z * z / (2 * n)) / (1 + z * z / n)
         half = z / (1 + z * z / n) * math.sqrt(self.top1 * (1 - self.top1) / n + z * z / (4 * n * n))
-        return max(0.0, middle - half), min(1.0, middle + half)
+        # At its ends, rounding would leave the accuracy just outside.
+        return min(max(0.0, middle - half), self.top1), max(min(1.0, middle + half), self.top1)
 
     @property
     def calibration_error(self) -> float:

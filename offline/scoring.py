@@ -1,7 +1,7 @@
 """From files to scores, in order, for any number of files."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +35,7 @@ class ScoredPicture:
     result: Result
 
 
-def score(model: Model, paths: Iterable[Path]) -> Iterator[ScoredPicture]:
+def score(model: Model, paths: Iterable[Path]) -> Generator[ScoredPicture]:
     """Classify files in order, with bounded look-ahead: there may be any number of them.
 
     Every thread reads and decodes as many as make a batch, and runs them: so decoding and inference share the cores
@@ -53,7 +53,7 @@ def in_parts(paths: Iterable[Path], most: int) -> Iterator[list[Path]]:
         yield part
 
 
-def in_order(make: Callable[[Part], Made], parts: Iterable[Part], threads: int) -> Iterator[Made]:
+def in_order(make: Callable[[Part], Made], parts: Iterable[Part], threads: int) -> Generator[Made]:
     """What is made of each part, in their order, by threads that are a few parts ahead at most."""
     pool = ThreadPoolExecutor(threads)
     try:

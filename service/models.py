@@ -118,7 +118,7 @@ class Models:
             raise NotReady("the service is shutting down")
         if self.unready is not None:
             raise NotReady(self.unready)
-        if not self._served:
+        if self.unloaded and not self._served:
             raise NotReady("every model has been unloaded")
         for model in self._served.values():
             model.require_working()

@@ -36,7 +36,7 @@ def test_parts_come_in_order_and_only_a_few_are_ahead() -> None:
     made = in_order(make, numbers(), 3)
     assert [next(made) for _ in range(50)] == list(range(50))
     assert taken <= 50 + AHEAD * 3
-    made.close()  # type: ignore[attr-defined]  # a generator, which says more than its type
+    made.close()
 
 
 def test_what_fails_fails_where_it_is_asked_for() -> None:

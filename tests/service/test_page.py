@@ -157,7 +157,7 @@ def test_the_keyboard_is_enough(opened: Opened, tmp_path: Path) -> None:
     assert reached[:4] == ["files", "camera", "clear", "model"]
     opened.page.locator("#files").focus()
     with opened.page.expect_file_chooser() as chooser:
-        opened.page.keyboard.press("Enter")
+        opened.page.keyboard.press("Space")
     chooser.value.set_files(tmp_path / "chosen.png")
     expect(opened.page.locator(".said")).to_contain_text("red")
     opened.page.locator("#clear").focus()
