@@ -122,7 +122,8 @@ def test_a_resumed_output_is_as_if_never_interrupted(
     assert classify(*sorted(pictures.glob("*.png"))[:2], "--output", parts).returncode == 0
     if kind != "parquet":
         with parts.open("a") as file:
-            file.write('{"path": "cut off' if kind == "jsonl" else "cut off,colo")
+            # Longer than all that comes, or what is written over it would hide that it is still there.
+            file.write(('{"path": "cut off' if kind == "jsonl" else "cut off,colo") + "x" * 10_000)
 
     refused = classify(pictures, "--output", parts)
     assert refused.returncode == 1
