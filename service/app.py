@@ -11,10 +11,14 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import page
+from service.access import Access, describe_access
+from service.admin import SeparateAdmin
 from service.classifier import Classifier
+from service.decoders import Decoders
 from service.endpoint import CLASSIFY_PATH, ClassifyEndpoint
 from service.entrance import Entrance
 from service.errors import StartupError
+from service.keys import Keys
 from service.metrics import Metrics
 from service.models import Models
 from service.open_inference import routes as open_inference
@@ -22,6 +26,7 @@ from service.problems import install_problem_handlers
 from service.providers import expects_cuda
 from service.reloading import Reloader
 from service.routes import build_router
+from service.security_headers import SecurityHeaders
 from service.settings import Settings
 from service.telemetry import Telemetry, TelemetryOfHttp
 from service.tracing import Tracing
@@ -34,19 +39,22 @@ class Service:
     Args:
         settings: see `Settings`.
         on_failure: called if a model cannot be served; the service never gets ready then.
+        admin_port: the port that alone has metrics and administration; None: there is none.
 
     Raises:
         StartupError: traces are to be sent, or gRPC served, and what does so is not installed.
     """
 
-    def __init__(self, settings: Settings, on_failure: Callable[[StartupError], None]) -> None:
-        metrics = Metrics()
+    def __init__(self, settings: Settings, on_failure: Callable[[StartupError], None], admin_port: int | None) -> None:
+        metrics = self.metrics = Metrics()
         metrics.cuda_expected.set(expects_cuda(settings.device))
         tracing = Tracing.to_collector() if settings.tracing else Tracing.off()
         workers = Workers(settings.decode_threads or settings.cores + 1, "work")
-        self.models = Models(settings, metrics, workers)
-        self.reloader = Reloader(settings, self.models, workers, metrics, on_failure)
-        entrance = Entrance(settings, self.models, Classifier(settings, workers), metrics)
+        decoders = Decoders(settings.decode_limits, metrics)
+        keys = None if settings.api_keys_file is None else Keys(settings.api_keys_file, metrics)
+        self.models = Models(settings, metrics, workers, decoders)
+        self.reloader = Reloader(settings, self.models, workers, metrics, keys, on_failure)
+        entrance = Entrance(settings, self.models, Classifier(settings, workers, decoders), metrics)
         endpoint = ClassifyEndpoint(settings, entrance)
         telemetry = Telemetry(metrics, tracing, log_filenames=settings.log_filenames)
         rpc: AbstractAsyncContextManager[object] = nullcontext()
@@ -55,20 +63,28 @@ class Service:
                 from service.open_inference.rpc import RpcServer
             except ImportError as error:
                 raise StartupError("--grpc-port needs gRPC; install the 'grpc' extra") from error
-            rpc = RpcServer(settings, self.models, entrance, telemetry, on_failure)
+            rpc = RpcServer(settings, self.models, entrance, telemetry, keys, on_failure)
         described = FastAPIOffline(
             redoc_url=None,
+            redirect_slashes=False,  # which would repeat whatever host the client names
             title="Strip-MLP serving",
             description="Classifies pictures with exported Strip-MLP models.",
-            lifespan=partial(_lifespan, self.reloader, rpc, workers, tracing, settings),
+            lifespan=partial(_lifespan, self.reloader, rpc, workers, decoders, tracing, settings),
         )
         described.include_router(build_router(settings, self.models, self.reloader, endpoint, metrics))
         described.include_router(open_inference.build_router(settings, self.models, self.reloader, entrance))
         described.include_router(page.build_router())
         # Bodies that FastAPI does not read it does not describe.
         described.openapi()["components"]["schemas"] |= open_inference.BODY_SCHEMAS
+        if keys is not None:
+            describe_access(described.openapi())
         install_problem_handlers(described)
-        self._app = TelemetryOfHttp(_ClassifyFirst(described, endpoint), telemetry)
+        app: ASGIApp = _ClassifyFirst(described, endpoint)
+        if keys is not None:
+            app = Access(app, settings, keys, admin_port)
+        if admin_port is not None:
+            app = SeparateAdmin(app, admin_port)
+        self._app = TelemetryOfHttp(SecurityHeaders(app), telemetry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
@@ -79,11 +95,13 @@ async def _lifespan(
     reloader: Reloader,
     rpc: AbstractAsyncContextManager[object],
     workers: Workers,
+    decoders: Decoders,
     tracing: Tracing,
     settings: Settings,
     _: FastAPI,
 ) -> AsyncIterator[None]:
     try:
+        await asyncio.to_thread(decoders.start, workers.threads)
         async with reloader, rpc:
             if settings.workers > 1:
                 # Listening starts after this, and until then the requests of the shared port are the others'.
@@ -91,6 +109,7 @@ async def _lifespan(
             yield
     finally:
         await asyncio.to_thread(workers.close)
+        await asyncio.to_thread(decoders.close)
         await asyncio.to_thread(tracing.close)
 
 

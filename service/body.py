@@ -23,6 +23,9 @@ FILES_FIELD = "files"
 
 MEBIBYTE = 1 << 20
 
+SMALL = 1 << 16
+"""Most bytes of a body that holds no pictures."""
+
 BOUNDARY = rb"[0-9A-Za-z'()+_,./:=? -]{1,70}"
 
 
@@ -97,6 +100,28 @@ async def read_pictures(request: Request, settings: Settings, deadline: Deadline
     if not pictures:
         raise BadRequest("the request holds no picture")
     return pictures
+
+
+async def read_small(request: Request, settings: Settings) -> bytes:
+    """A body of a few words.
+
+    Raises:
+        RequestTooLarge: it has more than `SMALL` bytes; the rest is not read.
+        BodyTooSlow: it did not arrive in time.
+        ClientGone: the client left.
+    """
+    body = b""
+    try:
+        async with asyncio.timeout(settings.max_body_seconds):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > SMALL:
+                    raise RequestTooLarge(f"the request's body is larger than the {SMALL} bytes that this needs")
+    except ClientDisconnect as error:
+        raise ClientGone(f"the client left after {len(body)} bytes of the body") from error
+    except TimeoutError as error:
+        raise BodyTooSlow(f"the body did not arrive within {settings.max_body_seconds} seconds") from error
+    return body
 
 
 @asynccontextmanager

@@ -13,9 +13,9 @@ from starlette.types import Receive
 
 from service.body import MEBIBYTE, Picture
 from service.deadline import Deadline
-from service.errors import BadPicture, ClientGone, PictureTooLarge, ServiceError
+from service.decoders import Decoders
+from service.errors import ClientGone, PictureTooLarge, ServiceError
 from service.models import ServedModel
-from service.pixels import read_pixels
 from service.preprocessing import Pixels
 from service.record import RequestRecord
 from service.settings import Settings
@@ -30,11 +30,13 @@ class Classifier:
 
     Args:
         settings: limits of a picture, and how it is decoded.
-        workers: the threads that decode.
+        workers: the threads that have pictures decoded.
+        decoders: the processes that do so.
     """
 
-    def __init__(self, settings: Settings, workers: Workers) -> None:
+    def __init__(self, settings: Settings, workers: Workers, decoders: Decoders) -> None:
         self._settings = settings
+        self._decoders = decoders
         self._workers = workers
         self._requests = itertools.count()
 
@@ -81,7 +83,7 @@ class Classifier:
         item.decode_started = perf_counter()
         try:
             item.pixels = self._read(item.content, model)
-        except BadPicture as error:
+        except ServiceError as error:
             loop.call_soon_threadsafe(item.work.settle, item, error)
         except BaseException:  # whatever it is, it must not reach the other pictures
             logger.exception("a picture failed in a way that nobody foresaw")
@@ -98,12 +100,7 @@ class Classifier:
         limit = self._settings.max_image_mb * MEBIBYTE
         if len(data) > limit:
             raise PictureTooLarge(f"the picture has {len(data)} bytes, {limit} are allowed")
-        return read_pixels(
-            data,
-            model.artifact.preprocessing,
-            max_pixels=self._settings.max_pixels,
-            exact=self._settings.exact_decode,
-        )
+        return self._decoders.read_pixels(data, model.artifact.preprocessing)
 
 
 @contextmanager

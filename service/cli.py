@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from service.logs import start_logging
-from service.server import serve
+from service.server import serve_alone
 from service.settings import Settings
 from service.supervisor import Supervisor
 
@@ -25,4 +25,4 @@ def main() -> int:
             print(f"strip-mlp-serve: {name}{each['msg'].removeprefix('Value error, ')}", file=sys.stderr)
         return 2
     start_logging(settings)
-    return serve(settings) if settings.workers == 1 else Supervisor(settings).run()
+    return serve_alone(settings) if settings.workers == 1 else Supervisor(settings).run()

@@ -19,11 +19,20 @@ from service.errors import BrokenPicture, PictureTooLarge, UnsupportedPicture
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
+TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+"""What Pillow raises; the latter where warnings are errors."""
+
 PILLOWS_MOST_PIXELS = 178_956_970
 """Twice `Image.MAX_IMAGE_PIXELS`: from there on Pillow refuses instead of warning."""
 
 REDUCTIONS = (8, 4, 2)
 """How many times smaller libjpeg can make a picture while it decodes it."""
+
+START_OF_SCAN = b"\xff\xda"
+"""A JPEG's marker (ITU-T T.81, section B.2.3); within a scan's own data, zeros keep it from appearing."""
+
+MOST_SCANS = 100
+"""Ten times what encoders make of a picture. Each costs a pass over all of it, and takes a few bytes."""
 
 EXIF_ORIENTATION = 0x0112
 
@@ -82,7 +91,7 @@ def decode_reduced(data: bytes, *, max_pixels: int, least_side: float) -> Decode
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         raise UnsupportedPicture(f"not a readable picture; accepted are {', '.join(FORMATS)}") from error
-    except Image.DecompressionBombError as error:
+    except TOO_LARGE as error:
         raise PictureTooLarge(too_large) from error
     except Exception as error:  # decoders raise anything; whatever it is, this picture is at fault
         raise BrokenPicture(f"the picture's header cannot be read: {error}") from error
@@ -90,6 +99,8 @@ def decode_reduced(data: bytes, *, max_pixels: int, least_side: float) -> Decode
         raise PictureTooLarge(too_large)
     if picture.mode == "F":
         raise UnsupportedPicture("pictures with floating-point samples are not accepted; use 8 or 16 bit")
+    if isinstance(picture, JpegImageFile) and data.count(START_OF_SCAN) > MOST_SCANS:
+        raise BrokenPicture(f"the JPEG picture has more than the {MOST_SCANS} scans allowed")
     stored = picture.size
     try:
         reduction = _reduce(picture, least_side) if isinstance(picture, JpegImageFile) else 1
@@ -97,7 +108,7 @@ def decode_reduced(data: bytes, *, max_pixels: int, least_side: float) -> Decode
         image, turn = _to_rgb(picture), _turn(picture)
         if turn is not None:
             image = image.transpose(turn)
-    except Image.DecompressionBombError as error:
+    except TOO_LARGE as error:
         raise PictureTooLarge(too_large) from error
     except Exception as error:  # as above
         raise BrokenPicture(f"the {picture.format} picture cannot be decoded: {error}") from error

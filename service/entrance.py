@@ -67,6 +67,8 @@ class Entrance:
             ServiceError: from `Models.use`, `read` and `Classifier.classify`.
         """
         with self._models.use(name, version) as model, self.held_bytes.account(model.retry_after) as account:
+            if record.key is not None:
+                record.key.require(model.file.name)
             record.model = model
             with record.failures_counted(), record.timed("read"):
                 model.require_working()

@@ -4,14 +4,18 @@ ServiceError
  ├─ BadPicture           a picture's own fault; it never touches the other pictures of its request
  │   ├─ PictureTooLarge       413
  │   ├─ UnsupportedPicture    415
- │   └─ BrokenPicture         422
+ │   ├─ BrokenPicture         422
+ │   └─ PictureTooSlow        422
  ├─ BadRequest                400
  ├─ Unauthorized              401
+ ├─ Forbidden                 403
  ├─ ModelNotFound             404
+ ├─ HeadersTooSlow            408
  ├─ BodyTooSlow               408
  ├─ RequestTooLarge           413
  ├─ UnsupportedBody           415
  ├─ Overloaded                429, with Retry-After
+ ├─ HeadersTooLarge           431
  ├─ ClientGone                499, which nobody hears
  ├─ InferenceFailed           500
  ├─ NotReady                  503
@@ -65,6 +69,13 @@ class BrokenPicture(BadPicture):
     code = "broken_picture"
 
 
+class PictureTooSlow(BadPicture):
+    """Decoding the picture took longer than the limit allows."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    code = "picture_too_slow"
+
+
 class BadRequest(ServiceError):
     """The request makes no sense as a whole."""
 
@@ -74,10 +85,31 @@ class BadRequest(ServiceError):
 
 
 class Unauthorized(ServiceError):
-    """The request lacks the administrator's token."""
+    """The request has no key or token that is known."""
 
     status = HTTPStatus.UNAUTHORIZED
     code = "unauthorized"
+
+
+class Forbidden(ServiceError):
+    """Who asks is known, and may not do this."""
+
+    status = HTTPStatus.FORBIDDEN
+    code = "forbidden"
+
+
+class HeadersTooSlow(ServiceError):
+    """The headers did not arrive in time."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+    code = "headers_too_slow"
+
+
+class HeadersTooLarge(ServiceError):
+    """The headers have more bytes than allowed."""
+
+    status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+    code = "headers_too_large"
 
 
 class ModelNotFound(ServiceError):

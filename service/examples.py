@@ -45,6 +45,6 @@ INFER_ANSWER: dict[str, Any] = {
 }
 
 
-def answered(example: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
-    """The description of a good answer, with an example of it."""
-    return {200: {"content": {"application/json": {"example": example}}}}
+def answered(example: dict[str, Any], **others: Any) -> dict[int | str, dict[str, Any]]:
+    """The description of a good answer, with an example of it, and of others by content type."""
+    return {200: {"content": {"application/json": {"example": example}, **others}}}

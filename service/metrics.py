@@ -65,6 +65,11 @@ class Metrics:
             SECONDS,
             "endpoint",
         )
+        self.key_requests = self._counter("stripmlp_key_requests", "Requests answered, by API key.", "key", "code")
+        self.key_images = self._counter("stripmlp_key_images", "Pictures received, by API key.", "key", "outcome")
+        self.api_keys_error = self._gauge(
+            "stripmlp_api_keys_error", "1 if the file of API keys cannot be used as it is, else 0.", "livemax"
+        )
         self.images = self._counter(
             "stripmlp_images",
             "Pictures received, by what became of them: each exactly once. A request that ended before its body was "
@@ -104,8 +109,17 @@ class Metrics:
         self.in_flight_requests = self._gauge(
             "stripmlp_in_flight_requests", "Requests being answered, this one among them.", "livesum"
         )
+        self.connections = self._gauge("stripmlp_connections", "Open HTTP connections.", "livesum")
+        self.connections_refused = self._counter(
+            "stripmlp_connections_refused",
+            "Connections ended without an answer to a request: too many, headers too slow or large, no HTTP.",
+            "reason",
+        )
         self.decode_busy_threads = self._gauge(
             "stripmlp_decode_busy_threads", "Threads that are decoding a picture.", "livesum"
+        )
+        self.decoder_deaths = self._counter(
+            "stripmlp_decoder_deaths", "Decoder processes that ended with a picture in work.", "reason"
         )
         self.ready = self._gauge("stripmlp_ready", "1 if /readyz says 200, else 0.", "livemin")
         self.cuda_expected = self._gauge(

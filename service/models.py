@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from service.admission import Admission
 from service.artifact import Artifact
 from service.batching import BatchQueue
+from service.decoders import Decoders
 from service.errors import BadRequest, ModelNotFound, NotReady
 from service.metrics import Metrics, ModelMetrics
 from service.repository import ModelFile
@@ -92,13 +93,15 @@ class Models:
     Args:
         settings: the default model, and how long a job may take.
         metrics: where the models are described.
-        workers: the threads that decode, and run models on the CPU.
+        workers: the threads that have pictures decoded, and run models on the CPU.
+        decoders: the processes that decode.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, workers: Workers) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, workers: Workers, decoders: Decoders) -> None:
         self._settings = settings
         self._metrics = metrics
         self._workers = workers
+        self._decoders = decoders
         self._served: dict[Key, ServedModel] = {}
         self._newest: dict[str, ServedModel] = {}
         self.unready: str | None = "models are being loaded"
@@ -117,11 +120,13 @@ class Models:
         if self.draining:
             raise NotReady("the service is shutting down")
         if self.unready is not None:
-            raise NotReady(self.unready)
+            raise NotReady(self.public(self.unready))
         if self.unloaded and not self._served:
             raise NotReady("every model has been unloaded")
         for model in self._served.values():
             model.require_working()
+        if self._decoders.failure is not None:
+            raise NotReady(self._decoders.failure)
         for workers in {self._workers, *(each for model in self.served for each in model.runners.values())}:
             if workers.longest_job > self._settings.stall_seconds:
                 raise NotReady(f"a run or a decode has not ended for {workers.longest_job:.0f} seconds")
@@ -165,6 +170,11 @@ class Models:
             self._describe(model)
         return retired
 
+    def public(self, message: str) -> str:
+        """As clients are told it: without where the repository lies, which the log says."""
+        folder = str(self._settings.models)
+        return message.replace(f"{folder}/", "").replace(folder, "(--models)")
+
     def update_gauges(self) -> None:
         """Tell the metrics how things stand now."""
         try:
@@ -188,7 +198,7 @@ class Models:
 
     def _find(self, name: str | None, version: int | None) -> ServedModel:
         if self.unready is not None:
-            raise NotReady(self.unready)
+            raise NotReady(self.public(self.unready))
         name = name or self._settings.default_model
         if name is None:
             if not self._newest:

@@ -18,8 +18,6 @@ POLICY = (
 
 HEADERS = {
     "Content-Security-Policy": POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",  # the files come with an ETag, and may be others after the next start
 }
 

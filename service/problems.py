@@ -60,6 +60,16 @@ def _on_http_error(request: Request, error: Exception) -> Response:
     return _answer(request, status, error.detail, status.name.lower(), error.headers)
 
 
+def error_response(request: Request, error: ServiceError) -> Response:
+    """The answer to a request that ended with this error before it had a route."""
+    return _on_service_error(request, error)
+
+
+def not_found(request: Request) -> Response:
+    """The answer for a path that is no route."""
+    return _on_http_error(request, HTTPException(HTTPStatus.NOT_FOUND))
+
+
 def _on_bug(request: Request, _error: Exception) -> Response:
     # Starlette raises the error again after this answer; uvicorn logs it and drops the connection.
     headers = {"Connection": "close"}

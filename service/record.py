@@ -15,6 +15,7 @@ from starlette.types import Scope
 from service.errors import Outcome, ServiceError
 
 if TYPE_CHECKING:
+    from service.keys import Key
     from service.models import ServedModel
 
 Stage = Literal["read", "decode", "queue", "infer", "encode"]
@@ -41,6 +42,8 @@ class RequestRecord:
         self.started = perf_counter()
         self.status = 500
         """Of the answer. Until there is one it is what the client gets if nobody ever gives one."""
+        self.key: Key | None = None
+        """The client's, where there are keys."""
         self.model: ServedModel | None = None
         self.filenames: Sequence[str | None] = ()
         self.outcomes: Counter[Outcome] = Counter()

@@ -9,6 +9,7 @@ from multiprocessing import parent_process
 from typing import Self
 
 from service.errors import ModelNotFound, StartupError, UnusableModel
+from service.keys import Keys
 from service.loading import load_model
 from service.metrics import Metrics
 from service.models import Key, Models, ServedModel
@@ -27,6 +28,7 @@ class Reloader:
         models: what to keep up to date.
         workers: the threads that run models on the CPU.
         metrics: where the models' series are.
+        keys: read anew with every look, if there are any.
         on_failure: called once if a model cannot be served at the start; the service never gets ready then.
     """
 
@@ -36,12 +38,14 @@ class Reloader:
         models: Models,
         workers: Workers,
         metrics: Metrics,
+        keys: Keys | None,
         on_failure: Callable[[StartupError], None],
     ) -> None:
         self._settings = settings
         self._models = models
         self._workers = workers
         self._metrics = metrics
+        self._keys = keys
         self._on_failure = on_failure
         self._one_at_a_time = asyncio.Lock()
         self._asked = asyncio.Event()
@@ -88,7 +92,8 @@ class Reloader:
         await self.reload(retry=True)
         messages = [message for (failed, _), message in self._models.errors.items() if failed == name]
         if messages or self._models.repository_error is not None:
-            raise UnusableModel(messages[0] if messages else self._models.repository_error)
+            told = messages[0] if messages else str(self._models.repository_error)
+            raise UnusableModel(self._models.public(told))
         self._require_served(name)
 
     async def unload(self, name: str) -> None:
@@ -109,6 +114,8 @@ class Reloader:
             retry: try files again that could not be loaded and have not changed since.
         """
         async with self._one_at_a_time:
+            if self._keys is not None:
+                await asyncio.to_thread(self._keys.refresh)
             if retry:
                 self._failed.clear()
             try:

@@ -84,10 +84,10 @@ def build_router(
                 for model in models.served
             ],
             errors=[
-                LoadError(name=name, version=version, message=message)
+                LoadError(name=name, version=version, message=models.public(message))
                 for (name, version), message in models.errors.items()
             ],
-            repository_error=models.repository_error,
+            repository_error=models.repository_error and models.public(models.repository_error),
         )
 
     @router.get("/models")

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
@@ -13,11 +14,17 @@ from types import FrameType
 import uvicorn
 
 from service.app import Service
+from service.connection import ConnectionLimits, HttpConfig
 from service.errors import StartupError
+from service.files import allow_files
+from service.listening import Listeners, listening
 from service.memory import keep_heap_small
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+OTHER_FILES = 256
+"""Open files beside connections: models, decoders' pipes, gRPC's sockets."""
 
 KEEP_ALIVE_SECONDS = 75
 """Longer than load balancers keep their idle connections, so that they close them and not this side."""
@@ -36,26 +43,32 @@ class Server(uvicorn.Server):
     waiting. A second signal of either kind ends the process at once.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, listeners: Listeners) -> None:
         self.failures: list[StartupError] = []
         self._settings = settings
-        self._app = Service(settings, self._on_failure)
+        self._listeners = listeners
+        self._app = Service(settings, self._on_failure, listeners.admin_port)
         self._stop_at: float | None = None
         super().__init__(
-            uvicorn.Config(
+            HttpConfig(
                 self._app,
-                host=settings.host,
-                port=settings.port,
+                ConnectionLimits(settings.max_connections, settings.header_seconds, settings.max_body_seconds),
+                self._app.metrics,
                 log_config=None,
                 access_log=False,
+                server_header=False,
                 proxy_headers=False,  # nothing here asks who the client is
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=settings.shutdown_seconds,
             )
         )
 
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        super().run(self._listeners.all if sockets is None else sockets)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        logger.info("process %d listens on %s", os.getpid(), self._listeners)
         loop = asyncio.get_running_loop()
         if threading.current_thread() is threading.main_thread():  # as signals can be caught nowhere else
             loop.add_signal_handler(signal.SIGHUP, self._app.reloader.ask)
@@ -93,28 +106,37 @@ class Server(uvicorn.Server):
         self._drain(self._settings.drain_seconds)
 
 
-def serve(settings: Settings, listener: socket.socket | None = None) -> int:
+def serve_alone(settings: Settings) -> int:
+    """As `serve`, on sockets of its own."""
+    try:
+        with listening(settings) as listeners:
+            return serve(settings, listeners)
+    except StartupError as error:
+        logger.critical("the service cannot start: %s", error)
+        return 1
+
+
+def serve(settings: Settings, listeners: Listeners) -> int:
     """Serve until a signal says to stop.
 
     Args:
         settings: see `Settings`.
-        listener: a socket to listen on; else one is opened as the settings say.
+        listeners: the sockets to listen on.
 
     Returns:
         The exit status: 0 after a clean stop, 1 if the service could not start.
     """
     keep_heap_small()
     sys.setswitchinterval(SWITCH_SECONDS)
+    allow_files(settings.max_connections + OTHER_FILES)
     try:
-        server = Server(settings)
+        server = Server(settings, listeners)
     except StartupError as error:
         logger.critical("the service cannot start: %s", error)
         return 1
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     try:
-        server.run(sockets=[listener] if listener else None)
-    except SystemExit:  # how uvicorn ends when it cannot listen, after logging why
-        return 1
+        server.run()
     finally:
         # The work is done: a late signal must not make a clean end look like a killed process.
         for number in (signal.SIGTERM, signal.SIGINT):

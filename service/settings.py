@@ -7,6 +7,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, Secret
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.cpus import usable_cpus
+from service.decoder_process import DecodeLimits
 from service.decoding import PILLOWS_MOST_PIXELS
 from service.providers import DEVICE_PATTERN
 
@@ -37,11 +38,22 @@ class Settings(BaseSettings):
         5, description="how often the repository is looked at for changes; 0: only on SIGHUP and POST /models/reload"
     )
     admin_token: SecretStr | None = Field(
-        None, min_length=1, description="bearer token of POST /models/reload, which is off without one"
+        None, min_length=1, description="bearer token of reload, load and unload, which are off without one"
+    )
+
+    api_keys_file: Path | None = Field(
+        None, description="TOML file of the clients' hashed keys; without one, nobody needs a key"
     )
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
+    admin_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="port for /metrics and for what needs the admin token, which the other port has no more then",
+    )
+    admin_host: str | None = Field(None, description="address to listen on with --admin-port; default: that of --host")
     grpc_port: int | None = Field(
         None,
         ge=0,
@@ -49,6 +61,9 @@ class Settings(BaseSettings):
         description="port for the Open Inference Protocol over gRPC, which is off without one; needs the 'grpc' extra",
     )
     workers: PositiveInt = Field(1, description="processes that share the port, each with models of its own")
+
+    max_connections: PositiveInt = Field(1000, description="most open HTTP connections")
+    header_seconds: PositiveFloat = Field(10, description="longest time that a request's headers may take to arrive")
 
     device: str = Field(
         "auto",
@@ -83,7 +98,10 @@ class Settings(BaseSettings):
     max_images: PositiveInt = Field(128, description="most pictures in one request")
     max_request_mb: PositiveInt = Field(64, description="largest request body, MiB")
     max_image_mb: PositiveInt = Field(20, description="largest encoded picture, MiB")
-    max_body_seconds: PositiveInt = Field(60, description="longest time that a request's body may take to arrive")
+    max_body_seconds: PositiveInt = Field(
+        60, description="longest time that a request's body may take to arrive, and its answer to be read"
+    )
+    decode_seconds: PositiveFloat = Field(10, description="longest time that decoding one picture may take")
     max_pixels: PositiveInt = Field(
         50_000_000, le=PILLOWS_MOST_PIXELS, description=f"most pixels of a decoded picture, up to {PILLOWS_MOST_PIXELS}"
     )
@@ -113,6 +131,11 @@ class Settings(BaseSettings):
     def cores(self) -> int:
         """Processor cores for one of the `workers`."""
         return max(1, usable_cpus() // self.workers)
+
+    @property
+    def decode_limits(self) -> DecodeLimits:
+        """What one picture may take."""
+        return DecodeLimits(self.max_pixels, self.max_image_mb << 20, self.decode_seconds, self.exact_decode)
 
     @model_validator(mode="after")
     def _limits_agree(self) -> Self:

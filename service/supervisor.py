@@ -12,6 +12,8 @@ from types import FrameType
 
 from prometheus_client.multiprocess import mark_process_dead
 
+from service.errors import StartupError
+from service.listening import Listeners, listening
 from service.logs import start_logging
 from service.server import serve
 from service.settings import Settings
@@ -45,45 +47,44 @@ class Supervisor:
     def run(self) -> int:
         """Returns the exit status: 0 after a clean stop, 1 if a worker could not start or the port is taken."""
         try:
-            listener = socket.create_server(
-                (self._settings.host, self._settings.port),
-                family=socket.AF_INET6 if ":" in self._settings.host else socket.AF_INET,
-                backlog=2048,
-            )
-        except OSError as error:
-            logger.error("cannot listen on %s port %d: %s", self._settings.host, self._settings.port, error)
+            with listening(self._settings) as listeners:
+                return self._supervise(listeners)
+        except StartupError as error:
+            logger.critical("the service cannot start: %s", error)
             return 1
-        logger.info("supervisor %d listens on %s port %d", os.getpid(), *listener.getsockname()[:2])
+
+    def _supervise(self, listeners: Listeners) -> int:
+        logger.info("supervisor %d listens on %s", os.getpid(), listeners)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._note)
         status = 0
         signalled, wakes = socket.socketpair()
         wakes.setblocking(False)
         signal.set_wakeup_fd(wakes.fileno())
-        with TemporaryDirectory(prefix="strip-mlp-metrics-") as metrics, listener, signalled, wakes:
+        with TemporaryDirectory(prefix="strip-mlp-metrics-") as metrics, signalled, wakes:
             os.environ[MULTIPROCESS_FOLDER] = metrics  # for the workers to come
             for _ in range(self._settings.workers):
-                self._start(listener)
+                self._start(listeners)
             while self._workers:
                 ready = connection.wait([signalled, *(worker.sentinel for worker in self._workers.values())])
                 if signalled in ready:
                     signalled.recv(4096)
                     self._hand_signals_on()
                 for worker in [each for each in self._workers.values() if each.sentinel in ready]:
-                    status = max(status, self._on_end(worker, listener))
+                    status = max(status, self._on_end(worker, listeners))
                 if self._stopping:
-                    listener.close()  # or clients could still connect when all workers have stopped listening
+                    listeners.close()  # or clients could still connect when all workers have stopped listening
             signal.set_wakeup_fd(-1)
         return status
 
-    def _start(self, listener: socket.socket) -> None:
-        worker = SPAWN.Process(target=_work, args=(self._settings, listener), name="strip-mlp-worker")
+    def _start(self, listeners: Listeners) -> None:
+        worker = SPAWN.Process(target=_work, args=(self._settings, listeners), name="strip-mlp-worker")
         worker.start()
         assert worker.pid is not None  # started
         self._workers[worker.pid] = worker
         self._started[worker.pid] = time.monotonic()
 
-    def _on_end(self, worker: BaseProcess, listener: socket.socket) -> int:
+    def _on_end(self, worker: BaseProcess, listeners: Listeners) -> int:
         assert worker.pid is not None  # started
         worker.join()
         mark_process_dead(worker.pid)
@@ -99,7 +100,7 @@ class Supervisor:
         logger.error("worker %d died with exit code %s and is replaced", worker.pid, worker.exitcode)
         if lived < RESTART_PAUSE_SECONDS:
             time.sleep(RESTART_PAUSE_SECONDS)
-        self._start(listener)
+        self._start(listeners)
         return 0
 
     def _note(self, number: int, _: FrameType | None) -> None:
@@ -116,8 +117,8 @@ class Supervisor:
             os.kill(pid, number)
 
 
-def _work(settings: Settings, listener: socket.socket) -> None:
+def _work(settings: Settings, listeners: Listeners) -> None:
     # In a group of its own: a terminal's Ctrl-C reaches the supervisor alone, which hands it on, once.
     os.setpgrp()
     start_logging(settings)
-    raise SystemExit(START_FAILED if serve(settings, listener) else 0)
+    raise SystemExit(START_FAILED if serve(settings, listeners) else 0)

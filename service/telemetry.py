@@ -50,6 +50,10 @@ class Telemetry:
         self._metrics.request_seconds.labels(endpoint).observe(
             ended - record.started, None if trace_id is None else {"trace_id": trace_id}
         )
+        if record.key is not None:
+            self._metrics.key_requests.labels(record.key.name, str(record.status)).inc()
+            for outcome, pictures in record.outcomes.items():
+                self._metrics.key_images.labels(record.key.name, outcome).inc(pictures)
         self._tracing.end(record, method, endpoint, ended)
         log = self._logger.debug if endpoint in PROBES else self._logger.info
         log("request", method=method, endpoint=endpoint, **self._fields(record, ended))
@@ -62,6 +66,8 @@ class Telemetry:
         }
         if record.trace_id is not None:
             fields["trace_id"] = record.trace_id
+        if record.key is not None:
+            fields["key"] = record.key.name
         if record.model is not None:
             fields["model"], fields["version"] = record.model.key
         if record.outcomes:

@@ -79,7 +79,7 @@ def repository_index(models: Models, *, ready_alone: bool) -> list[IndexEntry]:
     ]
     if not ready_alone:
         entries += [
-            IndexEntry(name=name, version=str(number), state="UNAVAILABLE", reason=message)
+            IndexEntry(name=name, version=str(number), state="UNAVAILABLE", reason=models.public(message))
             for (name, number), message in models.errors.items()
         ]
         entries += [

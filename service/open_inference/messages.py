@@ -15,6 +15,18 @@ class _Sent(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
+    @classmethod
+    def of(cls, text: bytes) -> Self:
+        """Read from JSON.
+
+        Raises:
+            BadRequest: it is no JSON, or not the protocol's.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise bad_request(error) from error
+
 
 class _TensorParameters(_Sent):
     shared_memory_region: Any = Field(None, description="not supported")
@@ -70,18 +82,6 @@ class InferRequest(_Sent):
     inputs: list[InputTensor]
     outputs: list[RequestedOutput] | None = Field(None, description="both, where none are named")
 
-    @classmethod
-    def of(cls, text: bytes) -> Self:
-        """Read from JSON.
-
-        Raises:
-            BadRequest: it is no JSON, or not the protocol's.
-        """
-        try:
-            return cls.model_validate_json(text)
-        except ValidationError as error:
-            raise bad_request(error) from error
-
 
 class OutputTensor(BaseModel):
     """A tensor of an answer."""
@@ -98,7 +98,7 @@ class InferAnswer(BaseModel):
 
     model_name: str
     model_version: str
-    id: str | None
+    id: str | None = Field(None, description="the request's, if it has one")
     outputs: list[OutputTensor]
 
 

@@ -1,12 +1,14 @@
 """The protocol's HTTP routes, below /v2."""
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Body, Request
+from fastapi import APIRouter, Request
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 
-from service.admin import require_admin
+from service.admin import REPOSITORY, require_admin
+from service.body import read_small
 from service.entrance import Entrance
 from service.errors import BadRequest
 from service.examples import INFER_ANSWER, INFER_JSON, answered
@@ -36,6 +38,8 @@ from service.open_inference.rest import HEADER, infer
 from service.reloading import Reloader
 from service.settings import Settings
 
+PREFIX = "/v2"
+
 MODEL = "/models/{model_name}"
 VERSION = MODEL + "/versions/{model_version}"
 
@@ -46,8 +50,20 @@ def _errors(*descriptions: tuple[int, str]) -> dict[int | str, dict[str, Any]]:
 
 SCHEMAS = "#/components/schemas/{model}"
 
-BODY_SCHEMAS = models_json_schema([(InferRequest, "validation")], ref_template=SCHEMAS)[1]["$defs"]
+BODY_SCHEMAS = models_json_schema(
+    [(body, "validation") for body in (InferRequest, IndexRequest, RepositoryRequest)], ref_template=SCHEMAS
+)[1]["$defs"]
 """Of bodies that FastAPI does not read, and so does not describe; by name, for the OpenAPI document."""
+
+BINARY = {
+    "application/octet-stream": {
+        "schema": {
+            "type": "string",
+            "format": "binary",
+            "description": f"the JSON, as many bytes as the header {HEADER} says, then the tensors",
+        }
+    }
+}
 
 INFER_BODY = {
     "requestBody": {
@@ -57,22 +73,20 @@ INFER_BODY = {
                 "schema": {"$ref": SCHEMAS.format(model=InferRequest.__name__)},
                 "example": INFER_JSON,
             },
-            "application/octet-stream": {
-                "schema": {
-                    "type": "string",
-                    "format": "binary",
-                    "description": f"the JSON, as many bytes as the header {HEADER} says, then the tensors",
-                }
-            },
+            **BINARY,
         },
     }
 }
 
 
+def _small_body(message: type[BaseModel]) -> dict[str, Any]:
+    schema = {"$ref": SCHEMAS.format(model=message.__name__)}
+    return {"requestBody": {"required": False, "content": {"application/json": {"schema": schema}}}}
+
+
 def build_router(settings: Settings, models: Models, reloader: Reloader, entrance: Entrance) -> APIRouter:
     """All routes, bound to the parts that answer them."""
-    # Triton's clients send JSON without saying so.
-    router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"], strict_content_type=False)
+    router = APIRouter(prefix=PREFIX, tags=["Open Inference Protocol"])
     no_model = (404, "No such model or version")
 
     @router.get("")
@@ -112,7 +126,7 @@ def build_router(settings: Settings, models: Models, reloader: Reloader, entranc
         response.status_code = 200 if answer.ready else 503
         return answer
 
-    infer_answers = answered(INFER_ANSWER) | _errors(
+    infer_answers = answered(INFER_ANSWER, **BINARY) | _errors(
         (400, "Malformed request, or a tensor of the wrong name, type or shape"),
         no_model,
         (408, "The body did not arrive in time"),
@@ -131,41 +145,49 @@ def build_router(settings: Settings, models: Models, reloader: Reloader, entranc
         """Classify pictures. The protocol has no errors of single ones: that of the first bad one is the request's."""
         return await infer(request, entrance, settings, model_name, version_number(model_name, model_version))
 
-    @router.post("/repository/index")
-    async def index(asked: Annotated[IndexRequest | None, Body()] = None) -> list[IndexEntry]:
-        """What is served, what could not be loaded, and what was unloaded."""
-        return repository_index(models, ready_alone=asked is not None and asked.ready)
+    body_errors = _errors((400, "Malformed request"), (408, "The body did not arrive in time"), (413, "Body too large"))
 
-    def require_control(request: Request, asked: RepositoryRequest | None) -> None:
+    @router.post("/repository/index", responses=body_errors, openapi_extra=_small_body(IndexRequest))
+    async def index(request: Request) -> list[IndexEntry]:
+        """What is served, what could not be loaded, and what was unloaded."""
+        body = await read_small(request, settings)
+        return repository_index(models, ready_alone=IndexRequest.of(body or b"{}").ready)
+
+    async def require_control(request: Request) -> None:
         require_admin(request, settings)
+        asked = RepositoryRequest.of(await read_small(request, settings) or b"{}")
         if settings.workers > 1:
             raise BadRequest(
                 "with --workers this would reach one process alone; add or remove the model's files instead"
             )
-        if asked is not None and (others := asked.parameters.keys() - {"unload_dependents"}):
+        if others := asked.parameters.keys() - {"unload_dependents"}:
             raise BadRequest(
                 f"parameters {', '.join(sorted(others))}: models come from the repository, as they are there"
             )
 
-    repository_errors = _errors(
+    repository_errors = body_errors | _errors(
         (400, "Malformed request, or several workers"), (401, "No token, or a wrong one"), no_model
     )
 
-    @router.post("/repository/models/{model_name}/load", responses=repository_errors | _errors((500, "Unusable file")))
-    async def load(
-        request: Request, model_name: str, asked: Annotated[RepositoryRequest | None, Body()] = None
-    ) -> dict[str, str]:
+    @router.post(
+        REPOSITORY + "{model_name}/load",
+        responses=repository_errors | _errors((500, "Unusable file")),
+        openapi_extra=_small_body(RepositoryRequest),
+    )
+    async def load(request: Request, model_name: str) -> dict[str, str]:
         """Look for the model in the repository now, and serve it. Needs the service's admin token."""
-        require_control(request, asked)
+        await require_control(request)
         await reloader.load(model_name)
         return {}
 
-    @router.post("/repository/models/{model_name}/unload", responses=repository_errors)
-    async def unload(
-        request: Request, model_name: str, asked: Annotated[RepositoryRequest | None, Body()] = None
-    ) -> dict[str, str]:
+    @router.post(
+        REPOSITORY + "{model_name}/unload",
+        responses=repository_errors,
+        openapi_extra=_small_body(RepositoryRequest),
+    )
+    async def unload(request: Request, model_name: str) -> dict[str, str]:
         """Serve the model no more, until it is loaded again or the service restarts. Needs the admin token."""
-        require_control(request, asked)
+        await require_control(request)
         await reloader.unload(model_name)
         return {}
 

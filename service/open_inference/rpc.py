@@ -16,11 +16,14 @@ from grpc import StatusCode
 from grpc.aio import Server, ServicerContext
 from open_inference.grpc import protocol
 
+from service.access import NEEDED
+from service.admin import is_admin
 from service.admission import Account
 from service.body import MEBIBYTE, Picture
 from service.deadline import Deadline
 from service.entrance import Entrance
-from service.errors import BadRequest, ClientGone, Overloaded, ServiceError, StartupError
+from service.errors import BadRequest, ClientGone, Overloaded, ServiceError, StartupError, Unauthorized
+from service.keys import Keys
 from service.models import Models, ServedModel
 from service.open_inference.descriptions import (
     is_model_ready,
@@ -40,6 +43,8 @@ SERVICE = "inference.GRPCInferenceService"
 
 CODES: Mapping[int, StatusCode] = {
     HTTPStatus.BAD_REQUEST: StatusCode.INVALID_ARGUMENT,
+    HTTPStatus.UNAUTHORIZED: StatusCode.UNAUTHENTICATED,
+    HTTPStatus.FORBIDDEN: StatusCode.PERMISSION_DENIED,
     HTTPStatus.NOT_FOUND: StatusCode.NOT_FOUND,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: StatusCode.INVALID_ARGUMENT,
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: StatusCode.INVALID_ARGUMENT,
@@ -52,6 +57,9 @@ CODES: Mapping[int, StatusCode] = {
 }
 """gRPC's code for the HTTP status of each error."""
 
+OPEN = {"ServerLive", "ServerReady"}
+"""What needs no key."""
+
 Context = ServicerContext[Any, Any]
 
 
@@ -63,6 +71,7 @@ class RpcServer:
         models: what is served.
         entrance: leads requests in.
         telemetry: told of every request.
+        keys: one of which every request for a model needs, if there are any.
         on_failure: told why it cannot listen.
     """
 
@@ -72,11 +81,13 @@ class RpcServer:
         models: Models,
         entrance: Entrance,
         telemetry: Telemetry,
+        keys: Keys | None,
         on_failure: Callable[[StartupError], None],
     ) -> None:
         self._settings = settings
         self._methods = _Methods(settings, models, entrance)
         self._telemetry = telemetry
+        self._keys = keys
         self._on_failure = on_failure
         self._server: Server | None = None
 
@@ -107,14 +118,23 @@ class RpcServer:
         if self._server is not None:
             await self._server.stop(grace=self._settings.shutdown_seconds)
 
+    def _authenticate(self, name: str, headers: Mapping[bytes, bytes], record: RequestRecord) -> None:
+        if self._keys is None or name in OPEN:
+            return
+        record.key = self._keys.find(headers)
+        if record.key is None and not is_admin(headers, self._settings):
+            raise Unauthorized(NEEDED)
+
     def _handler(
         self, name: str, request: type[Message], method: Callable[..., Awaitable[Message]]
     ) -> "grpc.RpcMethodHandler[Any, Any]":
         async def answer(message: Any, context: Context) -> Message:
-            record = self._telemetry.begin(_headers(context))
+            headers = _headers(context)
+            record = self._telemetry.begin(headers)
             record.status = ClientGone.status  # until there is an answer: a client that leaves ends this wherever it is
             try:
                 try:
+                    self._authenticate(name, headers, record)
                     answered = await method(message, context, record)
                 except ServiceError as error:
                     failure = error

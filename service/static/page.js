@@ -9,6 +9,7 @@ const TRIES = 4;
 
 const at = (id) => document.getElementById(id);
 const pictures = [];
+let key = ""; // in this page alone, so that it goes with it
 let round = 0;
 let taken = 0;
 
@@ -16,6 +17,13 @@ function say(card, text, isError = false) {
   const said = card.querySelector(".said");
   said.textContent = text;
   said.classList.toggle("error", isError);
+}
+
+/** fetch, with the API key if there is one; where one is needed, the page asks for it. */
+async function ask(path, options = {}) {
+  const response = await fetch(path, key ? { ...options, headers: { ...options.headers, "X-API-Key": key } } : options);
+  at("access").hidden = response.status !== 401 && key === "";
+  return response;
 }
 
 function cardOf(file) {
@@ -66,7 +74,7 @@ async function send(group, mine) {
   const body = new FormData();
   for (const { file } of group) body.append("files", file, file.name);
   for (let left = TRIES - 1; ; left--) {
-    const response = await fetch(url(), { method: "POST", body });
+    const response = await ask(url(), { method: "POST", body });
     const answer = await response.json();
     if (mine !== round) return;
     if (answer.results) {
@@ -113,8 +121,13 @@ function times(header) {
 }
 
 async function listModels() {
-  const response = await fetch("/models");
-  const { models } = await response.json();
+  const response = await ask("/models");
+  const { models, detail } = await response.json();
+  if (!models) {
+    at("status").textContent = detail;
+    return;
+  }
+  at("model").replaceChildren();
   for (const { name, version, provider, artifact } of models) {
     const option = document.createElement("option");
     option.value = JSON.stringify([name, version]);
@@ -129,7 +142,8 @@ let last = null;
 async function look() {
   if (document.visibilityState !== "visible") return;
   try {
-    const response = await fetch("/metrics", { headers: { accept: "text/plain;version=0.0.4" } });
+    const response = await ask("/metrics", { headers: { accept: "text/plain;version=0.0.4" } });
+    if (!response.ok) throw new Error("no metrics here");
     const now = { at: performance.now(), samples: samples(await response.text(), "stripmlp_") };
     if (last) {
       const { rate, p99, queue, limit } = summary(last.samples, now.samples, (now.at - last.at) / 1000);
@@ -179,6 +193,12 @@ at("files").addEventListener("change", (event) => {
   event.target.value = "";
 });
 at("clear").addEventListener("click", clear);
+at("access").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  key = at("key").value;
+  await listModels();
+  classify(pictures.slice());
+});
 at("model").addEventListener("change", () => {
   round++;
   classify(pictures.slice());

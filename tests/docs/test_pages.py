@@ -25,6 +25,9 @@ def test_configuration_table_has_every_setting_with_its_default(name: str) -> No
     shown = {
         "default_model": "none",
         "admin_token": "none",
+        "api_keys_file": "none",
+        "admin_port": "none",
+        "admin_host": "`--host`",
         "engine_cache": "none",
         "grpc_port": "none",
         "instances": "cores / threads",

@@ -12,6 +12,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.errors import StartupError
+from service.listening import Listeners, listening
 from service.server import Server
 from service.settings import Settings
 
@@ -22,8 +23,8 @@ PATIENCE = 30
 class _Server(Server):
     """Tells when it listens, and goes on when a model cannot be served; the port is the system's choice."""
 
-    def __init__(self, settings: Settings, on_failure: Callable[[StartupError], None]) -> None:
-        super().__init__(settings)
+    def __init__(self, settings: Settings, listeners: Listeners, on_failure: Callable[[StartupError], None]) -> None:
+        super().__init__(settings, listeners)
         self.listening = threading.Event()
         self._tell = on_failure
 
@@ -41,17 +42,19 @@ def listening_service(
 ) -> Iterator[httpx.Client]:
     """A client of a service that is up, but may still load its models. Settings are those of `Settings`."""
     fixed = {"models": models, "port": 0, "device": "cpu", "poll_seconds": 0, "drain_seconds": 0}
-    server = _Server(Settings(**{**fixed, **settings}), on_failure)
-    thread = threading.Thread(target=server.run, name="uvicorn")
-    thread.start()
-    try:
-        assert server.listening.wait(PATIENCE)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-            yield client
-    finally:
-        server.should_exit = True
-        thread.join()
+    all_settings = Settings(**{**fixed, **settings})
+    with listening(all_settings) as listeners:
+        server = _Server(all_settings, listeners, on_failure)
+        thread = threading.Thread(target=server.run, name="uvicorn")
+        thread.start()
+        try:
+            assert server.listening.wait(PATIENCE)
+            port = listeners.main.getsockname()[1]
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+                yield client
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 @contextmanager
@@ -64,7 +67,7 @@ def live_service(models: Path, **settings: Any) -> Iterator[httpx.Client]:
 
 
 def failed_start(models: Path, **settings: Any) -> StartupError:
-    """Why the models cannot be served; the service never gets ready then, and says the same."""
+    """Why the models cannot be served; the service never gets ready then, and says the same, but for its folders."""
     failures: list[StartupError] = []
     failed = threading.Event()
 
@@ -76,7 +79,8 @@ def failed_start(models: Path, **settings: Any) -> StartupError:
         assert failed.wait(PATIENCE)
         for response in client.get("/readyz"), client.post("/classify", content=b"any"):
             assert response.status_code == 503
-            assert response.json()["detail"] == str(failures[0])
+            told = str(failures[0]).replace(f"{models}/", "").replace(str(models), "(--models)")
+            assert response.json()["detail"] == told
     (failure,) = failures
     return failure
 

@@ -120,10 +120,9 @@ def running(*arguments: str, workers: int = 1, **settings: str) -> Iterator[tupl
     options += ["--log-format", "text"]
     with started(*options, *arguments, **settings) as process:
         if workers == 1:
-            url = process.await_line(r"Uvicorn running on (http://\S+)")[1]
+            url = process.await_line(r"process \d+ listens on (http://[^\s\"]+)")[1]
         else:
-            host, port = process.await_line(r"listens on (\S+) port (\d+)").groups()
-            url = f"http://{host}:{port}"
+            url = process.await_line(r"supervisor \d+ listens on (http://[^\s\"]+)")[1]
             for _ in range(workers):
                 process.await_line("batches of up to")
             await_true(lambda: all(httpx.get(f"{url}/readyz").status_code == 200 for _ in range(10 * workers)))

@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from starlette.types import Message, Receive
 
-from service import classifier as classifier_module
 from service.admission import Admission, ServiceRate
+from service.artifact import Preprocessing
 from service.batching import BatchQueue
 from service.body import Picture
 from service.classifier import Classifier
 from service.deadline import Deadline
+from service.decoders import Decoders
 from service.errors import (
     BrokenPicture,
     ClientGone,
@@ -109,7 +110,8 @@ class Bench:
             admission=self.admission,
             metrics=model_metrics,
         )
-        self.classifier = Classifier(self.settings, self.workers)
+        self.decoders = Decoders(self.settings.decode_limits, self.metrics)
+        self.classifier = Classifier(self.settings, self.workers, self.decoders)
 
     async def classify(
         self, pictures: Sequence[bytes], *, seconds: float = PATIENCE, receive: Receive = stay
@@ -138,6 +140,7 @@ async def bench_of(folder: Path, run: Run | None = None, **options: Any) -> Asyn
             yield bench
     finally:
         await asyncio.to_thread(bench.workers.close)
+        await asyncio.to_thread(bench.decoders.close)
 
 
 def in_loop(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -227,11 +230,13 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The pictures that were decoded so far."""
     decoded: list[bytes] = []
 
-    def note(data: bytes, *arguments: Any, **options: Any) -> Pixels:
-        decoded.append(data)
-        return read_pixels(data, *arguments, **options)
+    read = Decoders.read_pixels
 
-    monkeypatch.setattr(classifier_module, "read_pixels", note)
+    def note(decoders: Decoders, data: bytes, preprocessing: Preprocessing) -> Pixels:
+        decoded.append(data)
+        return read(decoders, data, preprocessing)
+
+    monkeypatch.setattr(Decoders, "read_pixels", note)
     return decoded
 
 
@@ -319,12 +324,14 @@ class Fatal(BaseException):
 def test_what_nobody_foresaw_reaches_no_other_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
-    def fail_on_blue(data: bytes, *arguments: Any, **options: Any) -> Pixels:
+    read = Decoders.read_pixels
+
+    def fail_on_blue(decoders: Decoders, data: bytes, preprocessing: Preprocessing) -> Pixels:
         if data == png("blue"):
             raise error
-        return read_pixels(data, *arguments, **options)
+        return read(decoders, data, preprocessing)
 
-    monkeypatch.setattr(classifier_module, "read_pixels", fail_on_blue)
+    monkeypatch.setattr(Decoders, "read_pixels", fail_on_blue)
 
     async def scenario() -> None:
         async with bench_of(tmp_path) as bench:
@@ -450,12 +457,14 @@ def test_nothing_reaches_the_session_for_a_request_that_has_ended(
     begun, release = threading.Event(), threading.Event()
     runs: list[int] = []
 
-    def hold(data: bytes, *arguments: Any, **options: Any) -> Pixels:
+    read = Decoders.read_pixels
+
+    def hold(decoders: Decoders, data: bytes, preprocessing: Preprocessing) -> Pixels:
         begun.set()
         assert release.wait(PATIENCE)
-        return read_pixels(data, *arguments, **options)
+        return read(decoders, data, preprocessing)
 
-    monkeypatch.setattr(classifier_module, "read_pixels", hold)
+    monkeypatch.setattr(Decoders, "read_pixels", hold)
 
     async def scenario() -> None:
         async with bench_of(tmp_path, threads=1) as bench:

@@ -96,7 +96,7 @@ def test_a_port_in_use_ends_the_service(colour_models: Path) -> None:
         process = ended("--models", str(colour_models), "--port", str(taken.getsockname()[1]))
 
     assert process.returncode == 1
-    assert "address already in use" in process.stderr
+    assert "Address already in use" in process.stderr
 
 
 def test_settings_come_from_the_environment_and_the_command_line(colour_models: Path) -> None:

@@ -2,15 +2,16 @@
 
 import threading
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.artifact import Preprocessing
+from service.decoders import Decoders
 from service.errors import Outcome
 from service.metrics import Metrics
 from service.models import Models
-from service.pixels import read_pixels
 from service.preprocessing import Pixels
 from service.settings import Settings
 from service.workers import Workers
@@ -68,8 +69,8 @@ def test_the_metrics_say_that_cuda_was_asked_for(colour_models: Path, monkeypatc
 
 
 def test_a_service_that_is_about_to_end_is_not_ready(tmp_path: Path) -> None:
-    metrics, workers = Metrics(), Workers(1, "test")
-    models = Models(Settings(models=tmp_path), metrics, workers)
+    settings, metrics, workers = Settings(models=tmp_path), Metrics(), Workers(1, "test")
+    models = Models(settings, metrics, workers, Decoders(settings.decode_limits, metrics))
 
     def ready() -> float | None:
         models.update_gauges()
@@ -128,12 +129,14 @@ def test_threads_that_decode_are_shown(
 ) -> None:
     entered, release = threading.Event(), threading.Event()
 
-    def hold(data: bytes, *arguments: Any, **options: Any) -> Pixels:
+    read = Decoders.read_pixels
+
+    def hold(decoders: Decoders, data: bytes, preprocessing: Preprocessing) -> Pixels:
         entered.set()
         assert release.wait(PATIENCE)
-        return read_pixels(data, *arguments, **options)
+        return read(decoders, data, preprocessing)
 
-    monkeypatch.setattr("service.classifier.read_pixels", hold)
+    monkeypatch.setattr(Decoders, "read_pixels", hold)
     with live_service(colour_models) as client:
         assert metric(client, "stripmlp_decode_busy_threads") == 0
         answer = in_thread(lambda: classify(client, png("red")))

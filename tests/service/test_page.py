@@ -19,6 +19,7 @@ from tests.service import colours
 from tests.service.conftest import Gate
 from tests.service.live import classify, live_service
 from tests.service.pictures import png
+from tests.service.test_keys import entry
 
 CHROMIUM = shutil.which("chromium")
 
@@ -242,6 +243,24 @@ def test_a_service_without_room_is_asked_again(browser: Browser, colour_models: 
         )
         gate.open.set()
         expect(page.locator(".said").nth(1)).to_contain_text("green")
+
+
+@needs_chromium
+def test_a_service_with_keys_is_given_one(browser: Browser, colour_models: Path, tmp_path: Path) -> None:
+    (tmp_path / "keys.toml").write_text(entry("alice", "secret"))
+    with live_service(colour_models, api_keys_file=tmp_path / "keys.toml") as client, browser.new_page() as page:
+        page.goto(str(client.base_url))
+        expect(page.locator("#status")).to_contain_text("needs an API key")
+        page.get_by_label("API key").fill("wrong")
+        page.get_by_role("button", name="use it").click()
+        expect(page.locator("#status")).to_contain_text("needs an API key")
+
+        page.get_by_label("API key").fill("secret")
+        page.get_by_role("button", name="use it").click()
+        expect(page.locator("#status")).to_have_text("")
+        expect(page.locator("#model option")).to_have_count(1)
+        page.evaluate(DROP, ["drop", [["a.png", base64.b64encode(png("red")).decode()]]])
+        expect(page.locator(".said")).to_contain_text("red")
 
 
 @needs_chromium

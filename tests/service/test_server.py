@@ -105,7 +105,7 @@ def test_a_signal_before_the_models_are_loaded_ends_the_service_too(colour_model
     for number in range(20):
         colours.save_served(colour_models, f"model{number}")
     with started("--models", str(colour_models), "--port", "0", "--drain-seconds", "0") as process:
-        process.await_line("Uvicorn running")
+        process.await_line("process \\d+ listens on")
         process.signal(signal.SIGTERM)
 
         assert process.wait() == 0

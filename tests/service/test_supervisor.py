@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from service.listening import Listeners
 from service.settings import Settings
 from service.supervisor import Supervisor
 from service.worker_processes import MULTIPROCESS_FOLDER
@@ -172,16 +173,17 @@ class Ended:
 @pytest.mark.parametrize("exitcode", [0, 1, -9])
 def test_a_worker_that_ends_unasked_is_replaced(exitcode: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Also with 1, with which Python itself ends after an exception."""
-    started: list[socket.socket] = []
-    monkeypatch.setattr(Supervisor, "_start", lambda _, listener: started.append(listener))
+    started: list[Listeners] = []
+    monkeypatch.setattr(Supervisor, "_start", lambda _, listeners: started.append(listeners))
     monkeypatch.setenv(MULTIPROCESS_FOLDER, str(tmp_path))
     supervisor = Supervisor(Settings(workers=2))
     worker: Any = Ended(exitcode)
     supervisor._workers[worker.pid], supervisor._started[worker.pid] = worker, 0
 
     with socket.socket() as listener:
-        assert supervisor._on_end(worker, listener) == 0
-        assert started == [listener]
+        listeners = Listeners(listener, None)
+        assert supervisor._on_end(worker, listeners) == 0
+        assert started == [listeners]
 
 
 def test_a_port_in_use_ends_the_supervisor(colour_models: Path) -> None:

@@ -27,6 +27,7 @@ from tests.service.colours import LEVEL, SIZE
 from tests.service.live import PATIENCE, classify, metric
 from tests.service.pictures import encode, noise, png
 from tests.service.processes import Process, ended, running
+from tests.service.test_keys import entry
 
 COLOURS = ("red", "lime", "blue")
 PNGS = [png(colour) for colour in COLOURS]
@@ -219,7 +220,7 @@ def test_every_error_that_may_come_has_its_code() -> None:
         " - CODES.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, capture_output=True, text=True)
-    assert done.stdout.split() == ["401", "408"], "that of administration, and that of bodies that are slow to come"
+    assert done.stdout.split() == ["408", "431"], "those of bodies and headers that are slow to come, or too large"
 
 
 def test_many_at_once_get_each_its_own_answer(asking: triton.InferenceServerClient) -> None:
@@ -305,3 +306,27 @@ def test_workers_share_a_port_that_is_named_alone() -> None:
     done = ended("--workers", "2", "--grpc-port", "0")
     assert done.returncode == 2
     assert "grpc_port is 0" in done.stderr
+
+
+def test_keys_are_needed_where_there_are_any(tmp_path: Path) -> None:
+    for name in "colours", "shades":
+        colours.save_served(tmp_path / "models", name)
+    keys = tmp_path / "keys.toml"
+    keys.write_text(entry("guest", "secret", 'models = ["colours"]'))
+    options = ["--models", str(tmp_path / "models"), "--grpc-port", "0", "--api-keys-file", str(keys)]
+    with running(*options) as (process, _), triton.InferenceServerClient(address(process)) as client:
+        tensor = triton.InferInput("pixels", [3, SIZE, SIZE, 3], "UINT8").set_data_from_numpy(pixels())
+        secret = {"x-api-key": "secret"}
+        assert client.is_server_ready()
+        assert client.is_model_ready("colours", headers=secret)
+        assert client.infer("colours", [tensor], headers=secret).as_numpy("logits").shape == (3, 3)
+        for name, headers, code in (
+            ("colours", {}, "UNAUTHENTICATED"),
+            ("colours", {"authorization": "Bearer wrong"}, "UNAUTHENTICATED"),
+            ("shades", secret, "PERMISSION_DENIED"),
+        ):
+            with pytest.raises(InferenceServerException) as refusal:
+                client.infer(name, [tensor], headers=headers)
+            assert refusal.value.status() == f"StatusCode.{code}"
+        with pytest.raises(InferenceServerException):
+            client.get_model_metadata("colours")

@@ -1,0 +1,108 @@
+"""A process that decodes one picture after another, and ends itself when one of them takes too long.
+
+Its limits are the kernel's, so they hold whatever the decoder's C code does: an alarm ends it after so many seconds,
+and memory beyond its limit is refused (setitimer(2), setrlimit(2)). What a crash can harm is one picture.
+"""
+
+import resource
+import signal
+import struct
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from PIL import Image
+
+from service.artifact import Preprocessing
+from service.errors import BadPicture, PictureTooLarge, ServiceError
+from service.memory import keep_heap_for_pictures
+from service.pixels import read_pixels
+
+LENGTH = struct.Struct("<I")
+"""Of the preprocessing's JSON, which stands before a picture's bytes."""
+
+PIXELS, ERROR = b"\0", b"\1"
+"""What an answer begins with."""
+
+BYTES_PER_PIXEL = 20
+"""What decoding takes at its peak, which is a WEBP with alpha that has to be turned; an RGB picture takes 8."""
+
+HEADROOM = 64 << 20
+"""Bytes for codecs, and for pictures resized in part."""
+
+
+@dataclass(frozen=True)
+class DecodeLimits:
+    """What one picture may take."""
+
+    max_pixels: int
+    max_bytes: int
+    """Of the encoded picture."""
+    seconds: float
+    exact: bool
+    """As for `read_pixels`."""
+
+    @property
+    def memory(self) -> int:
+        """Bytes that a decoder process may have, beyond what it has when it starts."""
+        return BYTES_PER_PIXEL * self.max_pixels + 2 * self.max_bytes + HEADROOM
+
+
+def ask(connection: Connection, preprocessing: bytes, data: bytes) -> None:
+    """Send one picture, with its preprocessing as JSON."""
+    connection.send_bytes(b"".join((LENGTH.pack(len(preprocessing)), preprocessing, data)))
+
+
+def work(connection: Connection, limits: DecodeLimits) -> None:
+    """Answer until the connection is closed: `PIXELS` and the pixels, or `ERROR`, a code, a zero and a message."""
+    # A terminal's signals are meant for the service, which needs this process until its last request is answered.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    keep_heap_for_pictures()
+    # Pillow checks the header and every frame before it sets memory aside; here its limit is ours.
+    Image.MAX_IMAGE_PIXELS = limits.max_pixels
+    warnings.simplefilter("ignore")
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    allowed = _address_space() + limits.memory
+    resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
+    while True:
+        try:
+            message = connection.recv_bytes()
+        except EOFError:
+            return
+        signal.setitimer(signal.ITIMER_REAL, limits.seconds)
+        answer = _answer(message, limits)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        del message  # not held while it waits
+        connection.send_bytes(answer)
+
+
+def _answer(message: bytes, limits: DecodeLimits) -> bytes:
+    (length,) = LENGTH.unpack_from(message)
+    start = LENGTH.size + length
+    preprocessing = _preprocessing(message[LENGTH.size : start])
+    try:
+        pixels = read_pixels(message[start:], preprocessing, max_pixels=limits.max_pixels, exact=limits.exact)
+    except BadPicture as error:
+        return _error(error)
+    except MemoryError:
+        return _error(PictureTooLarge(f"decoding the picture takes more than the {limits.memory} bytes allowed"))
+    return PIXELS + pixels.tobytes()
+
+
+def _error(error: ServiceError) -> bytes:
+    return ERROR + error.code.encode() + b"\0" + str(error).encode(errors="replace")
+
+
+@lru_cache
+def _preprocessing(text: bytes) -> Preprocessing:
+    return Preprocessing.model_validate_json(text)
+
+
+def _address_space() -> int:
+    """Bytes (proc(5), statm)."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

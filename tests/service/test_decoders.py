@@ -1,0 +1,268 @@
+"""Decoder processes: same pixels, and limits that hold whatever a decoder does."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service import decoder_process, decoders
+from service.decoder_process import DecodeLimits
+from service.decoders import Decoders
+from service.decoding import MOST_SCANS, START_OF_SCAN
+from service.errors import (
+    BadPicture,
+    BrokenPicture,
+    PictureTooLarge,
+    PictureTooSlow,
+    ServiceError,
+    UnsupportedPicture,
+)
+from service.metrics import Metrics
+from service.pixels import read_pixels
+from service.preprocessing import Pixels
+from tests.service import colours
+from tests.service.live import PATIENCE, await_true, classify, live_service, metric
+from tests.service.pictures import encode, noise, png
+from tests.service.processes import children
+
+PREPROCESSING = colours.artifact().preprocessing
+
+LIMITS = DecodeLimits(max_pixels=50_000_000, max_bytes=1 << 20, seconds=PATIENCE, exact=True)
+
+
+@contextmanager
+def decoders_of(limits: DecodeLimits = LIMITS) -> Iterator[tuple[Decoders, Metrics]]:
+    metrics = Metrics()
+    decoders = Decoders(limits, metrics)
+    try:
+        yield decoders, metrics
+    finally:
+        decoders.close()
+
+
+def deaths(metrics: Metrics, reason: str) -> float | None:
+    return metrics.registry.get_sample_value("stripmlp_decoder_deaths_total", {"reason": reason})
+
+
+def many_scans(scans: int, side: int = 7000) -> bytes:
+    """A small JPEG of 49 megapixels whose last scan is repeated; each costs a pass over the whole picture."""
+    flat = encode(Image.new("L", (side, side)), "JPEG", progressive=True)
+    last = flat.rindex(START_OF_SCAN)
+    return flat[:-2] + flat[last:-2] * scans + flat[-2:]
+
+
+@pytest.fixture(scope="module")
+def slow() -> bytes:
+    """Takes seconds to decode."""
+    return many_scans(MOST_SCANS - 10)
+
+
+def of_process(decoders: Decoders) -> int:
+    """The one idle process."""
+    (decoder,) = decoders._idle
+    assert decoder.process.pid is not None
+    return decoder.process.pid
+
+
+def busy(pid: int) -> bool:
+    """Whether it has used up time since it started: 0.2 seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12]) > 20
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_pixels_are_those_of_the_same_decoding_here(*, exact: bool) -> None:
+    limits = DecodeLimits(max_pixels=1 << 20, max_bytes=1 << 20, seconds=PATIENCE, exact=exact)
+    with decoders_of(limits) as (decoders, _):
+        for size in (4, 9), (300, 400):
+            data = encode(noise(*size))
+
+            pixels = decoders.read_pixels(data, PREPROCESSING)
+
+            np.testing.assert_array_equal(
+                pixels, read_pixels(data, PREPROCESSING, max_pixels=1 << 20, exact=exact), strict=True
+            )
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (b"", UnsupportedPicture),
+        (b"no picture", UnsupportedPicture),
+        (png("red")[:60], BrokenPicture),
+        (encode(Image.new("1", (10_000, 6_000))), PictureTooLarge),
+        (many_scans(MOST_SCANS + 1, 16), BrokenPicture),
+    ],
+)
+def test_errors_are_those_of_the_same_decoding_here(data: bytes, error: type[BadPicture]) -> None:
+    with pytest.raises(error) as here:
+        read_pixels(data, PREPROCESSING, max_pixels=LIMITS.max_pixels, exact=True)
+    with decoders_of() as (decoders, metrics):
+        with pytest.raises(error) as there:
+            decoders.read_pixels(data, PREPROCESSING)
+
+        pid = of_process(decoders)
+        assert str(there.value).split(" <")[0] == str(here.value).split(" <")[0]
+        assert decoders.read_pixels(png("red"), PREPROCESSING).any()
+        assert of_process(decoders) == pid
+        assert deaths(metrics, "crash") is None
+
+
+def test_a_decoder_that_takes_too_long_is_ended(slow: bytes) -> None:
+    limits = DecodeLimits(max_pixels=50_000_000, max_bytes=1 << 20, seconds=0.3, exact=True)
+    with decoders_of(limits) as (decoders, metrics):
+        decoders.start(1)
+        pid = of_process(decoders)
+
+        with pytest.raises(PictureTooSlow, match=r"longer than the 0\.3 seconds"):
+            decoders.read_pixels(slow, PREPROCESSING)
+
+        assert not Path(f"/proc/{pid}").exists()
+        assert deaths(metrics, "timeout") == 1
+        assert decoders.read_pixels(png("red"), PREPROCESSING).any()
+
+
+class InThread:
+    """A picture that is being decoded in a thread."""
+
+    def __init__(self, decoders: Decoders, data: bytes) -> None:
+        self.result: Pixels | Exception | None = None
+        self._decoders = decoders
+        self._data = data
+        self._thread = threading.Thread(target=self._work)
+        self._thread.start()
+
+    def _work(self) -> None:
+        try:
+            self.result = self._decoders.read_pixels(self._data, PREPROCESSING)
+        except ServiceError as error:
+            self.result = error
+
+    def end(self) -> Pixels | Exception | None:
+        self._thread.join(PATIENCE)
+        return self.result
+
+
+def kill_when_busy(known: set[int]) -> int:
+    """End the decoder process that is at work and none of these."""
+    found: list[int] = []
+
+    def is_there() -> bool:
+        found[:] = [pid for pid in grandchildren() - known if busy(pid)]
+        return bool(found)
+
+    await_true(is_there)
+    os.kill(found[0], signal.SIGKILL)
+    return found[0]
+
+
+def grandchildren() -> set[int]:
+    """Decoder processes: their parent is the one that forks."""
+    return {each for child in children(os.getpid()) for each in children(child)}
+
+
+def test_a_picture_whose_process_was_ended_gets_another(slow: bytes) -> None:
+    with decoders_of() as (decoders, metrics):
+        others = grandchildren()
+        picture = InThread(decoders, slow)
+        kill_when_busy(others)
+
+        assert isinstance(picture.end(), np.ndarray)
+        assert deaths(metrics, "crash") == 1
+
+
+def test_a_picture_that_ends_two_processes_is_broken(slow: bytes) -> None:
+    with decoders_of() as (decoders, metrics):
+        others = grandchildren()
+        picture = InThread(decoders, slow)
+        others.add(kill_when_busy(others))
+        kill_when_busy(others)
+
+        assert isinstance(picture.end(), BrokenPicture)
+        assert deaths(metrics, "crash") == 2
+
+
+def test_processes_that_died_idle_cost_no_picture() -> None:
+    with decoders_of() as (decoders, _):
+        decoders.start(1)
+        pid = of_process(decoders)
+        os.kill(pid, signal.SIGKILL)
+
+        assert decoders.read_pixels(png("red"), PREPROCESSING).any()
+        assert of_process(decoders) != pid
+
+
+def test_the_kernel_bounds_memory_and_files() -> None:
+    with decoders_of() as (decoders, _):
+        decoders.start(1)
+        decoders.read_pixels(png("red"), PREPROCESSING)
+        rows = Path(f"/proc/{of_process(decoders)}/limits").read_text().splitlines()
+        limits = {row[:26].strip(): row[26:].split()[0] for row in rows}
+
+        assert LIMITS.memory == 20 * 50_000_000 + 2 * (1 << 20) + (64 << 20)
+        assert LIMITS.memory < int(limits["Max address space"]) < LIMITS.memory + (1 << 31)
+        assert limits["Max core file size"] == "0"
+
+
+def test_a_picture_that_takes_more_memory_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*_: object, **__: object) -> Pixels:
+        raise MemoryError
+
+    monkeypatch.setattr(decoder_process, "read_pixels", out_of_memory)
+    text = PREPROCESSING.model_dump_json().encode()
+
+    answer = decoder_process._answer(decoder_process.LENGTH.pack(len(text)) + text, LIMITS)
+
+    assert answer.startswith(b"\1picture_too_large\0decoding the picture takes more than the ")
+
+
+def test_processes_end_with_their_decoders() -> None:
+    with decoders_of() as (decoders, _):
+        decoders.start(2)
+        pids = [decoder.process.pid for decoder in decoders._idle]
+    assert len(pids) == 2
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+@pytest.fixture
+def no_processes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """None can be started, until this is called."""
+    start = decoders.FORK.Process.start
+    refused = True
+
+    def refuse(process: BaseProcess) -> None:
+        if refused:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        start(process)
+
+    def allow() -> None:
+        nonlocal refused
+        refused = False
+
+    monkeypatch.setattr(decoders.FORK.Process, "start", refuse)
+    return allow
+
+
+def test_a_service_without_decoders_says_so_and_recovers(
+    colour_models: Path, monkeypatch: pytest.MonkeyPatch, no_processes: Callable[[], None]
+) -> None:
+    monkeypatch.setattr(Decoders, "start", lambda *_: None)
+    with live_service(colour_models) as client:
+        answer = classify(client, png("red"))
+        assert answer.status_code == 500
+        assert answer.json()["detail"].endswith("no decoder process can be started")
+        ready = client.get("/readyz")
+        assert ready.status_code == 503
+        assert "no decoder process can be started: [Errno 11]" in ready.json()["detail"]
+
+        no_processes()
+        assert classify(client, png("red")).status_code == 200
+        assert client.get("/readyz").status_code == 200
+        assert metric(client, "stripmlp_images_total", outcome="failed") == 1
