@@ -48,14 +48,14 @@ def main(
 
             def load(seconds: float, clients: int | None = None, rate: float | None = None) -> list[Sent]:
                 job = StormJob(url=service.url, pictures=pictures, seconds=seconds, clients=clients, rate=rate)
-                return _load(job, Path(folder))
+                return run_load(job, Path(folder))
 
             load(2, clients)
             before = _goodput(load(10, clients), 10)
-            counted = _counts(service)
+            counted = counts_of(service)
             with _Memory() as memory:
                 storm = load(seconds, rate=times * before)
-            counts = _counts(service) - counted
+            counts = counts_of(service) - counted
             after = _goodput(load(10, clients), 10)
     _report(storm, seconds, (before, after), counts, memory.mib)
 
@@ -82,7 +82,8 @@ class _Memory:
             self.mib.append(rss_mib(process for process in descendants() if process.pid in self._without))
 
 
-def _load(job: StormJob, folder: Path) -> list[Sent]:
+def run_load(job: StormJob, folder: Path) -> list[Sent]:
+    """Send a load from a process of its own, which keeps its files in the folder."""
     request, results = folder / "job.json", folder / "results"
     request.write_text(job.model_dump_json(), "utf-8")
     subprocess.run(
@@ -96,11 +97,14 @@ def _goodput(sent: list[Sent], seconds: float) -> float:
     return sum(each.status == OK and each.ended <= seconds for each in sent) / seconds
 
 
-def _counts(service: Running) -> Counter[str]:
+def counts_of(service: Running) -> Counter[str]:
     """The service's own count of pictures by outcome."""
     text = httpx.get(f"http://127.0.0.1:{service.port}/metrics", trust_env=False).text
     found = re.findall(r'^stripmlp_images_total\{.*outcome="(\w+)".*\} (\S+)$', text, re.MULTILINE)
-    return Counter({outcome: int(float(value)) for outcome, value in found})
+    counts: Counter[str] = Counter()
+    for outcome, value in found:  # of each version
+        counts[outcome] += int(float(value))
+    return counts
 
 
 def _report(

@@ -148,6 +148,8 @@ def classify_batch(
 ) -> list[Scores | InferenceFailed]:
     """Run a batch; one that fails is run again picture by picture, so that only the culprit's answer is lost.
 
+    What is not finite is a failure of its picture, and never an answer.
+
     Args:
         run: runs pixels (batch, size, size, 3); its scores may have more rows than that.
         pictures: at least one.
@@ -155,9 +157,11 @@ def classify_batch(
     """
     try:
         scores = run(np.stack(pictures))
-        return [scores.row(index) for index in range(len(pictures))]
+        results = [scores.row(index) for index in range(len(pictures))]
     except Exception:  # whatever a runtime raises belongs to these pictures, not to the next ones
         logger.exception("model %s failed on a batch of %d", name, len(pictures))
+    else:
+        return [result if result.is_finite else _no_number(name) for result in results]
     if len(pictures) == 1:
         return [_failure(name)]
     return [result for each in pictures for result in classify_batch(run, [each], name)]
@@ -172,6 +176,11 @@ def padded(pixels: Pixels, sizes: Sequence[int]) -> Pixels:
 
 def _failure(name: str) -> InferenceFailed:
     return InferenceFailed(f"model {name} failed on this picture")
+
+
+def _no_number(name: str) -> InferenceFailed:
+    logger.error("model %s gave what is no number", name)
+    return InferenceFailed(f"model {name} gave no finite number for this picture")
 
 
 def _pixels(item: Item) -> Pixels:

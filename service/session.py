@@ -32,6 +32,11 @@ class Scores:
     logits: NDArray[np.float32]
     probabilities: NDArray[np.float32]
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether every value is a number."""
+        return bool(np.isfinite(self.logits).all() and np.isfinite(self.probabilities).all())
+
     def row(self, index: int) -> "Scores":
         """One picture of the batch."""
         return Scores(self.logits[index], self.probabilities[index])
@@ -99,9 +104,10 @@ class Session:
         return Scores(logits, probabilities)
 
     def probe(self, batch: int = 1) -> None:
-        """Classify that many blank pictures. Raises what onnxruntime raises."""
+        """Classify that many blank pictures. Raises what onnxruntime does, or ArithmeticError for what is no number."""
         size = self.artifact.architecture.image_size
-        self.run(np.zeros((batch, size, size, 3), dtype=np.uint8))
+        if not self.run(np.zeros((batch, size, size, 3), dtype=np.uint8)).is_finite:
+            raise ArithmeticError("the model gives no finite number for blank pictures")
 
     def release_memory(self) -> None:
         """Give back what larger batches than those to come have left set aside on the CPU.

@@ -62,6 +62,7 @@ def save(
     size: int = SIZE,
     batch: int | str = "batch",
     largest_batch: int = 1 << 30,
+    numbers_up_to: float = 1000,
     outputs: tuple[str, str] = ("logits", "probabilities"),
 ) -> Path:
     """Write the model as an ONNX file; a keyword makes it another model than its document promises."""
@@ -73,7 +74,12 @@ def save(
         helper.make_node("Shape", ["all_means"], ["shape"]),
         helper.make_node("Min", ["shape", "largest"], ["bounded"]),
         helper.make_node("Reshape", ["all_means", "bounded"], ["means"]),
-        helper.make_node("Div", ["means", "level"], [logits]),
+        # The logarithm of a mean's distance from the limit, times 0: no number at the limit and beyond.
+        helper.make_node("Sub", ["limit", "means"], ["left"]),
+        helper.make_node("Log", ["left"], ["logarithm"]),
+        helper.make_node("Mul", ["logarithm", "zero"], ["nothing"]),
+        helper.make_node("Div", ["means", "level"], ["levels"]),
+        helper.make_node("Add", ["levels", "nothing"], [logits]),
         helper.make_node("Softmax", [logits], [probabilities]),
     ]
     graph = helper.make_graph(
@@ -85,6 +91,8 @@ def save(
             helper.make_tensor("axes", TensorProto.INT64, [2], [1, 2]),
             helper.make_tensor("largest", TensorProto.INT64, [2], [largest_batch, 3]),
             helper.make_tensor("level", TensorProto.FLOAT, [], [LEVEL]),
+            helper.make_tensor("limit", TensorProto.FLOAT, [], [numbers_up_to]),
+            helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0]),
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)

@@ -272,3 +272,23 @@ def test_few_requests_may_wait_on_a_connection(client: httpx.Client) -> None:
         connection.sendall(asked * 5000)
         assert is_closed(connection)
     assert metric(client, "stripmlp_connections_refused_total", reason="pipeline") == 1
+
+
+def test_500_slow_senders_stop_nobody(colour_models: Path) -> None:
+    """Half of them with headers and half with bodies that come byte by byte, until they are ended for it."""
+    limits = {"max_connections": 600, "header_seconds": 3, "max_body_seconds": 3}
+    with live_service(colour_models, **limits) as client, contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(connect(client)) for _ in range(500)]
+        for number, connection in enumerate(slow):
+            connection.sendall(post(1000)[: None if number % 2 else -2])
+        statuses = []
+        while metric(client, "stripmlp_connections") > 1:
+            for connection in slow:
+                with contextlib.suppress(OSError):
+                    connection.sendall(b"a")
+            statuses.append(classify(client, BODY).status_code)
+
+        assert set(statuses) == {200}
+        assert metric(client, "stripmlp_connections_refused_total", reason="headers_slow") == 250
+        assert metric(client, "stripmlp_requests_total", endpoint="/classify", code="408") == 250
+        assert metric(client, "stripmlp_body_bytes") == 0

@@ -1,0 +1,204 @@
+"""Faults brought about for real: what clients see, and that service goes on or says that it does not."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from time import time
+
+import httpx
+import pytest
+
+from service.preprocessing import Pixels
+from service.session import Scores, Session
+from tests.conftest import REPOSITORY
+from tests.service import colours
+from tests.service.live import await_metric, await_true, classify, failed_start, live_service, metric
+from tests.service.pictures import png
+from tests.service.processes import children, running
+from tests.service.test_hostile_pictures import processes_of
+
+FAKETIME = shutil.which("faketime")
+
+TWO_DAYS = 2 * 24 * 3600
+
+
+def poisoned(models: Path) -> Path:
+    """A model that gives no number for pure colours."""
+    document = colours.artifact().model_dump_json()
+    colours.save(models / "colours/1/model.onnx", document, numbers_up_to=255)
+    return models
+
+
+def test_what_is_no_number_is_never_an_answer(tmp_path: Path) -> None:
+    with live_service(poisoned(tmp_path)) as client:
+        mixed = classify(client, png("maroon"), png("red"), png("navy"))
+        alone = classify(client, png("red"))
+        tensor = {"name": "pixels", "shape": [1, 32, 32, 3], "datatype": "UINT8", "data": [255] * 3072}
+        other = client.post("/v2/models/colours/infer", json={"inputs": [tensor]})
+
+        assert mixed.status_code == 200
+        first, second, third = mixed.json()["results"]
+        assert (first["predictions"][0]["label"], third["predictions"][0]["label"]) == ("red", "blue")
+        assert second["error"]["code"] == "inference_failed"
+        assert (alone.status_code, alone.json()["code"]) == (500, "inference_failed")
+        assert other.status_code == 500
+        assert "no finite number" in other.json()["error"]
+        assert metric(client, "stripmlp_images_total", outcome="failed") == 3
+        assert metric(client, "stripmlp_images_total", outcome="ok") == 2
+        assert client.get("/readyz").status_code == 200
+
+
+def test_a_model_that_gives_no_number_for_blank_pictures_is_not_served(tmp_path: Path) -> None:
+    document = colours.artifact().model_dump_json()
+    colours.save(tmp_path / "colours/1/model.onnx", document, numbers_up_to=0)
+
+    assert "gives no finite number for blank pictures" in str(failed_start(tmp_path))
+
+
+def test_a_session_that_gives_no_numbers_any_more_is_opened_anew(
+    colour_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a fault of the memory that holds the weights."""
+    with live_service(colour_models) as client:
+        sick = [True]
+        run = Session.run
+
+        def without_numbers(session: Session, pixels: Pixels) -> Scores:
+            scores = run(session, pixels)
+            return Scores(scores.logits * float("nan"), scores.probabilities) if sick[0] else scores
+
+        monkeypatch.setattr(Session, "run", without_numbers)
+        for _ in range(3):
+            assert classify(client, png("red")).status_code == 500
+        await_true(lambda: client.get("/readyz").status_code == 503)
+        assert classify(client, png("red")).status_code == 503
+
+        sick[0] = False
+        await_true(lambda: client.get("/readyz").status_code == 200)
+        assert classify(client, png("red")).json()["results"][0]["predictions"][0]["label"] == "red"
+
+
+def test_a_dead_pool_of_decoders_comes_back(colour_models: Path) -> None:
+    with running("--models", str(colour_models)) as (process, client):
+        assert classify(client, png("red")).status_code == 200
+        first = set(processes_of(process.pid)) - {process.pid}
+        assert len(first) >= 3
+        for pid in first:  # with what forks them
+            os.kill(pid, signal.SIGKILL)
+
+        answer = classify(client, png("red"), png("lime"), png("blue"), png("red"))
+
+        labels = [result["predictions"][0]["label"] for result in answer.json()["results"]]
+        assert labels == ["red", "green", "blue", "red"]
+        assert client.get("/readyz").status_code == 200
+        assert not first & set(processes_of(process.pid))
+
+
+def address_space(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+def test_a_session_without_memory_fails_its_pictures_alone(bundled_models: Path) -> None:
+    """The process gets no more; the service goes on, and recovers once there is memory."""
+    options = ["--models", str(bundled_models), "--batch-limit", "64", "--instances", "1"]
+    size = 64
+    tensor = {
+        "name": "pixels", "shape": [64, size, size, 3], "datatype": "UINT8",
+        "parameters": {"binary_data_size": 64 * size * size * 3},
+    }  # fmt: skip
+    text = json.dumps({"inputs": [tensor]}).encode()
+    with running(*options) as (process, client):
+
+        def infer() -> int:
+            headers = {"Inference-Header-Content-Length": str(len(text))}
+            body = text + bytes(64 * size * size * 3)
+            path = "/v2/models/strip_mlp_nano_cifar10/infer"
+            return client.post(path, content=body, headers=headers).status_code
+
+        limits = resource.prlimit(process.pid, resource.RLIMIT_AS)
+        resource.prlimit(process.pid, resource.RLIMIT_AS, (address_space(process.pid) + (8 << 20), limits[1]))
+        assert infer() in (200, 500, 503)  # some may fit one by one
+        resource.prlimit(process.pid, resource.RLIMIT_AS, limits)
+
+        assert "failed on a batch of" in process.messages
+        await_true(lambda: client.get("/readyz").status_code == 200)
+        assert infer() == 200
+
+
+def test_a_killed_worker_takes_no_count_with_it(colour_models: Path) -> None:
+    options = ["--models", str(colour_models), "--max-batch", "1"]
+    with running(*options, workers=2) as (process, client):
+        client.close()  # each request on a connection of its own, so that both workers get some
+        picture = png("red")
+
+        def ask() -> None:
+            answer = httpx.post(client.base_url.join("/classify"), content=picture, timeout=60)
+            assert answer.status_code == 200
+
+        def counted() -> float:
+            with httpx.Client(base_url=client.base_url) as other:
+                return metric(other, "stripmlp_images_total", outcome="ok")
+
+        for _ in range(20):
+            ask()
+        assert counted() == 20
+        workers = [pid for pid in children(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        assert len(workers) == 2
+        os.kill(workers[0], signal.SIGKILL)
+        process.await_line(f"worker {workers[0]} died with exit code -9 and is replaced")
+        for _ in range(20):
+            ask()
+        assert counted() == 40
+        process.await_line("Application startup complete")
+
+
+@pytest.mark.skipif(FAKETIME is None, reason="there is no faketime: apt-get install faketime")
+@pytest.mark.parametrize("jump", [TWO_DAYS, -TWO_DAYS])
+def test_the_clock_may_jump(colour_models: Path, tmp_path: Path, jump: int) -> None:
+    """Deadlines, queues and reloads go by clocks that nobody sets."""
+    assert FAKETIME is not None
+    library = subprocess.run(
+        [FAKETIME, "now", "sh", "-c", "echo $LD_PRELOAD"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    offset = tmp_path / "offset"
+    offset.write_text("+0")
+    options = ["--models", str(colour_models), "--poll-seconds", "0.2", "--timeout-ms", "20000"]
+    with running(
+        *options,
+        LD_PRELOAD=library,
+        FAKETIME_TIMESTAMP_FILE=str(offset),
+        FAKETIME_NO_CACHE="1",
+        FAKETIME_DONT_FAKE_MONOTONIC="1",
+    ) as (_, client):
+        assert classify(client, png("red")).status_code == 200
+        offset.write_text(f"{jump:+d}")
+
+        for _ in range(5):
+            assert classify(client, png("red")).status_code == 200
+        assert client.get("/readyz").status_code == 200
+        started = float(client.get("/metrics").text.partition("\nprocess_start_time_seconds ")[2].split()[0])
+        assert abs(started - time()) < TWO_DAYS / 2
+        path = colour_models / "colours/2"
+        colours.save(path / "coming", colours.artifact().model_dump_json())
+        (path / "coming").rename(path / "model.onnx")
+        await_metric(client, 2, "stripmlp_model_loads_total")
+        assert classify(client, png("red")).json()["model"]["version"] == 2
+
+
+@pytest.mark.parametrize("program", ["service.session", "model_export.cli", "offline.classify", "benchmarks.model"])
+def test_the_runtime_tells_nobody_what_it_runs(tmp_path: Path, bundled_models: Path, program: str) -> None:
+    """It would begin with files in its user's home."""
+    model = next(bundled_models.glob("*/1/model.onnx"))
+    code = (
+        f"import {program}\nfrom pathlib import Path\nfrom service.session import Session\n"
+        f"Session.open(Path({str(model)!r}), device='cpu', threads=1).probe()"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, env=environment | {"HOME": str(tmp_path)})
+
+    assert not list(tmp_path.rglob("*onnxruntime*"))
