@@ -5,6 +5,10 @@
 # make bench-model   the exported networks against the arithmetic's limit, and decoding, 10 minutes
 # make bench-offline   strip-mlp-classify against decoding and the bare session, 3 minutes
 # make gpu-check   a machine's GPU: where nodes run, parity, speed, memory, the service (docs/gpu.md)
+# make soak    half an hour of load and trouble; ARGS="--minutes 3" is what CI runs
+# make hostile what the worst file of each format costs, a minute
+# make fuzz    20 minutes of coverage-guided inputs; TARGET=multipart SECONDS=60 for others
+# make audit   known weaknesses of all dependencies, and their licences
 # make storm   the service under three times the load that it can answer, a minute
 
 PYTHON ?= python3
@@ -21,7 +25,7 @@ BENCH := .bench
 BENCH_PYTHON ?= $(shell python3.12 -c '' 2>/dev/null && echo python3.12 || echo $(PYTHON))
 export BENCH_PYTHON
 
-.PHONY: serve test compose-test lint bench bench-model bench-offline gpu-check storm clean only-one-runtime
+.PHONY: serve test compose-test lint bench bench-model bench-offline gpu-check storm soak hostile fuzz audit clean only-one-runtime
 
 serve: $(VENV)/.serve-$(RUNTIME)
 	$(BIN)/strip-mlp-serve
@@ -55,6 +59,30 @@ gpu-check: $(VENV)/.test-$(RUNTIME)
 
 storm: $(BENCH)/ours/.ready
 	$(BENCH)/ours/bin/python -m benchmarks.storm $(ARGS)
+
+soak: $(BENCH)/ours/.ready
+	$(BENCH)/ours/bin/python -m benchmarks.soak $(ARGS)
+
+hostile: $(BENCH)/ours/.ready
+	$(BENCH)/ours/bin/python -m benchmarks.hostile $(ARGS)
+
+TARGET := decode
+SECONDS := 1200
+
+fuzz: $(VENV)/.test-$(RUNTIME)
+	$(PIP) --requirement benchmarks/requirements/fuzz.txt
+	$(BIN)/python -W ignore -m tests.fuzz $(TARGET) $(SECONDS)
+
+# MPL asks for the sources of changed files alone, and nothing is changed.
+FORBIDDEN_LICENCES := AGPL;GPL;LGPL;SSPL;Proprietary
+
+audit: $(VENV)/.test-$(RUNTIME)
+	test -d $(BENCH)/audit || $(PYTHON) -m venv $(BENCH)/audit
+	$(BENCH)/audit/bin/python -m pip --disable-pip-version-check install --quiet \
+	    --requirement benchmarks/requirements/audit.txt
+	$(BENCH)/audit/bin/pip-licenses --python=$(BIN)/python --from=mixed --order=license \
+	    --partial-match --fail-on='$(FORBIDDEN_LICENCES)'
+	$(BENCH)/audit/bin/pip-audit --strict --progress-spinner off --no-deps --disable-pip --requirement constraints.txt
 
 $(BENCH)/ours/.ready: pyproject.toml constraints.txt benchmarks/requirements/ours.txt
 	$(BENCH_PYTHON) -m venv $(BENCH)/ours

@@ -102,6 +102,18 @@ async def read_pictures(request: Request, settings: Settings, deadline: Deadline
     return pictures
 
 
+def require_few_values(text: bytes, most: int) -> None:
+    """Whether JSON has so many values at most, as nearly as its commas tell.
+
+    Read, each would take many times its bytes, and Python's lock all the while.
+
+    Raises:
+        RequestTooLarge: it has more.
+    """
+    if text.count(b",") > most:
+        raise RequestTooLarge(f"the request's JSON has more than the {most} values allowed; send binary data instead")
+
+
 async def read_small(request: Request, settings: Settings) -> bytes:
     """A body of a few words.
 

@@ -5,13 +5,19 @@ from starlette.requests import Request
 
 from service.admission import Account
 from service.base64_picture import Base64Picture
-from service.body import Picture, arriving, limited
+from service.body import Picture, arriving, limited, require_few_values
 from service.deadline import Deadline
 from service.errors import BadRequest, RequestTooLarge
 from service.query import ClassifyQuery, bad_request
 from service.settings import Settings
 
 JSON = "application/json"
+
+VALUES_PER_IMAGE = 2
+"""Commas: one behind it, and one in a data: URL."""
+
+OPTIONS = 16
+"""More than there are."""
 
 
 class ClassifyJson(ClassifyQuery):
@@ -42,7 +48,7 @@ async def read_json(request: Request, settings: Settings, deadline: Deadline, ac
         account: holds the body's bytes.
 
     Raises:
-        RequestTooLarge: more bytes or pictures than allowed.
+        RequestTooLarge: more bytes, pictures or values than allowed.
         BadRequest: it is not as `ClassifyJson` has it, holds no picture, or there is a query too.
         ServiceError: the body does not arrive, as `arriving` and `limited` have it.
     """
@@ -50,6 +56,7 @@ async def read_json(request: Request, settings: Settings, deadline: Deadline, ac
         raise BadRequest("with a JSON body, options stand in it and not in the query")
     async with arriving(settings, deadline):
         body = b"".join([chunk async for chunk in limited(request, settings, account)])
+    require_few_values(body, VALUES_PER_IMAGE * settings.max_images + OPTIONS)
     try:
         asked = ClassifyJson.model_validate_json(body)
     except ValidationError as error:

@@ -136,3 +136,13 @@ def test_the_document_is_documented(narrow: httpx.Client) -> None:
 def test_any_bytes_come_back(data: bytes) -> None:
     for text in (text_of(data), "data:;base64," + text_of(data), json.loads(json.dumps(text_of(data)))):
         assert Base64Picture(text).decode() == data
+
+
+def test_more_values_than_pictures_could_have_are_not_read(narrow: httpx.Client) -> None:
+    for few, most in (
+        (b'{"images":["", "", ""], "model": "shades"}', 422),
+        (b'{"images":[' + b'"",' * 100_000 + b'""]}', 413),
+    ):
+        answer = narrow.post("/classify", content=few, headers={"content-type": "application/json"})
+        assert answer.status_code in (most, 415)
+    assert "more than the 22 values allowed" in answer.json()["detail"]

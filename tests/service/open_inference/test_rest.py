@@ -376,3 +376,11 @@ def test_every_picture_is_counted_once(colour_models: Path) -> None:
         assert metric(client, "stripmlp_requests_total", endpoint=endpoint, code="200") == 1
         assert metric(client, "stripmlp_requests_total", endpoint=endpoint, code="415") == 1
         assert metric(client, "stripmlp_predictions_total") == 3 + 3 + 2
+
+
+def test_more_numbers_than_are_read_at_once_are_refused(strip_mlp: httpx.Client) -> None:
+    text = b'{"inputs":[{"name":"pixels","shape":[1],"datatype":"UINT8","data":[' + b"0," * 1_000_000 + b"0]}]}"
+    answer = strip_mlp.post("/v2/models/strip_mlp_nano_cifar10/infer", content=text)
+
+    assert answer.status_code == 413
+    assert "more than the 1000000 values allowed; send binary data" in answer.json()["error"]
