@@ -139,10 +139,9 @@ def test_any_bytes_come_back(data: bytes) -> None:
 
 
 def test_more_values_than_pictures_could_have_are_not_read(narrow: httpx.Client) -> None:
-    for few, most in (
-        (b'{"images":["", "", ""], "model": "shades"}', 422),
-        (b'{"images":[' + b'"",' * 100_000 + b'""]}', 413),
-    ):
-        answer = narrow.post("/classify", content=few, headers={"content-type": "application/json"})
-        assert answer.status_code in (most, 415)
+    headers = {"content-type": "application/json"}
+    few = narrow.post("/classify", content=b'{"images":["", "", ""], "model": "shades"}', headers=headers)
+    assert few.status_code == 415
+    answer = narrow.post("/classify", content=b'{"images":[' + b'"",' * 100_000 + b'""]}', headers=headers)
+    assert answer.status_code == 413
     assert "more than the 22 values allowed" in answer.json()["detail"]
