@@ -55,6 +55,11 @@ COMPARED_SECONDS = 300
 
 SLOWER = 1.2
 
+JUDGED_SECONDS = 900
+"""Shorter runs cannot tell growth, or slowing down, from the ups and downs of a load."""
+
+TOO_SHORT = " (too short to judge)"
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -138,12 +143,12 @@ def _memory(looks: Sequence[Look], seconds: float) -> Verdict:
     warm = max(WARM_SHARE * seconds, WARM_LEAST)
     later = [each for each in looks if each.seconds > warm]
     line = slope([each.seconds for each in later], [each.mib for each in later])
-    return Verdict(
-        "memory does not grow",
+    seen = (
         f"{looks[0].mib:.0f} MiB at first, {max(each.mib for each in looks):.0f} at most, {looks[-1].mib:.0f} at last; "
-        f"{line.per_hour:+.1f} MiB an hour after warm-up, 95 % within {line.low:+.1f} and {line.high:+.1f}",
-        line.is_zero,
+        f"{line.per_hour:+.1f} MiB an hour after warm-up, 95 % within {line.low:+.1f} and {line.high:+.1f}"
     )
+    judged = seconds >= JUDGED_SECONDS
+    return Verdict("memory does not grow", seen if judged else seen + TOO_SHORT, not judged or line.is_zero)
 
 
 def _not_more(what: str, before: int, after: int) -> Verdict:
@@ -155,7 +160,7 @@ def _latency(sent: Sequence[Sent], seconds: float) -> Verdict:
     part = min(COMPARED_SECONDS, seconds / 3)
     first = _p99([each.seconds for each in sent if each.status == 200 and each.ended < part])
     last = _p99([each.seconds for each in sent if each.status == 200 and each.ended > seconds - part])
-    judged = seconds >= 3 * COMPARED_SECONDS
+    judged = seconds >= JUDGED_SECONDS
     seen = f"p99 {1000 * first:.0f} ms in the first {part:.0f} s, {1000 * last:.0f} ms in the last"
     return Verdict(
         "as fast at the end", seen if judged else f"{seen} (too short to judge)", not judged or last <= SLOWER * first
