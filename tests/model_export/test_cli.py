@@ -229,11 +229,12 @@ def test_a_terminated_export_leaves_nothing_half_written(
 
 
 def test_a_full_disk_leaves_nothing_half_written(small_checkpoint: Path, labels_file: Path, tmp_path: Path) -> None:
-    """The kernel takes no more than so many bytes of a file."""
+    """The kernel takes no more than so many bytes of a file, of which coverage would want to write one, too."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
     options = ["--labels", str(labels_file), "--output", str(tmp_path)]
     command = ["prlimit", "--fsize=100000", sys.executable, "-m", "model_export", str(small_checkpoint), *options]
 
-    done = subprocess.run(command, cwd=REPOSITORY, check=False, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, check=False, capture_output=True, text=True)
 
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
