@@ -13,7 +13,7 @@ from service.errors import DeviceUnavailable, UnusableModel
 from service.preprocessing import Pixels
 from service.providers import CPU, CUDA, GpuOptions, cuda, tensorrt
 from service.recording import RecordingThread
-from service.session import Session
+from service.session import Scores, Session
 from tests.service import colours
 from tests.service.seeming_cuda import SeemingCuda
 
@@ -72,7 +72,13 @@ def test_a_probe_runs_blank_pictures_of_the_models_size(
 ) -> None:
     session = Session.open(model, device="cpu", threads=1)
     ran: list[Pixels] = []
-    monkeypatch.setattr(Session, "run", lambda _, pixels: ran.append(pixels))
+    run = Session.run
+
+    def note(session: Session, pixels: Pixels) -> Scores:
+        ran.append(pixels)
+        return run(session, pixels)
+
+    monkeypatch.setattr(Session, "run", note)
 
     session.probe(batch)
 
