@@ -28,6 +28,11 @@ class Look:
     threads: int
 
 
+def service_process() -> psutil.Process:
+    """The service that this process has started; below it are the one that forks, and the decoders."""
+    return next(each for each in psutil.Process().children() if "service" in each.cmdline())
+
+
 def look(root: psutil.Process, since: float) -> Look:
     """How things stand now, `since` being the start on `time.monotonic`'s clock."""
     tree = [root, *root.children(recursive=True)]

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import io
 import itertools
 import os
 import shutil
@@ -14,9 +13,9 @@ from urllib.parse import urlsplit
 
 import httpx
 import psutil
-from PIL import Image
 
-from service.decoding import MOST_SCANS, START_OF_SCAN
+from benchmarks.pictures import scan_bomb
+from service.decoding import MOST_SCANS
 
 SLOW_SENDERS = 20
 """At once; half of them with headers, half with a body that comes byte by byte."""
@@ -42,7 +41,7 @@ class Mischief:
         self._authorization = {"Authorization": f"Bearer {token}"}
         self._version = version
         self._service = service
-        self._bomb = scan_bomb()
+        self._bomb = scan_bomb(7000, 7000, MOST_SCANS)
 
     async def go_on(self, pause: float) -> None:
         """One thing after another, `pause` seconds apart."""
@@ -99,12 +98,3 @@ class Mischief:
             await asyncio.sleep(1)
         for writer in writers:
             writer.close()
-
-
-def scan_bomb() -> bytes:
-    """A small JPEG of 49 megapixels in as many scans as are allowed, each a pass over the whole picture."""
-    file = io.BytesIO()
-    Image.new("L", (7000, 7000)).save(file, "JPEG", progressive=True)
-    flat = file.getvalue()
-    last = flat.rindex(START_OF_SCAN)
-    return flat[:-2] + flat[last:-2] * (MOST_SCANS - flat.count(START_OF_SCAN)) + flat[-2:]

@@ -1,9 +1,12 @@
 """The JPEGs that are sent: of photos that somebody names, else drawn, with about as many bytes as photos have."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
+
+from service.decoding import START_OF_SCAN
 
 SEED = 20231003
 
@@ -48,6 +51,15 @@ def write_pictures(folder: Path, size: int, photos: Path | None) -> None:
         made = (_fit(file, size) for file in files[:count])
     for number, picture in enumerate(made):
         picture.save(folder / f"{number:02}.jpg", quality=QUALITY)
+
+
+def scan_bomb(width: int, height: int, scans: int) -> bytes:
+    """A small JPEG in that many scans, each a pass over the whole picture."""
+    file = io.BytesIO()
+    Image.new("L", (width, height)).save(file, "JPEG", progressive=True)
+    flat = file.getvalue()
+    last = flat.rindex(START_OF_SCAN)
+    return flat[:-2] + flat[last:-2] * (scans - flat.count(START_OF_SCAN)) + flat[-2:]
 
 
 def _fit(file: Path, size: int) -> Image.Image:

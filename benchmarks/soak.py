@@ -8,6 +8,7 @@ was lost, or slowed down.
 import asyncio
 import io
 import re
+import secrets
 import sys
 import tempfile
 import threading
@@ -29,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.__main__ import BUNDLED
-from benchmarks.growth import Look, Watch, look, slope
+from benchmarks.growth import Look, Watch, look, service_process, slope
 from benchmarks.mischief import Mischief
 from benchmarks.model import ModelFile
 from benchmarks.pictures import MANY, write_pictures
@@ -40,7 +41,7 @@ from benchmarks.storm import counts_of, run_load
 from benchmarks.storm_load import HUNG_UP, Sent, StormJob
 from service.cpus import usable_cpus
 
-TOKEN = "soak"  # noqa: S105 - of a service that lives as long as this run, on loopback
+TOKEN = secrets.token_hex()
 
 LOAD = 0.8
 
@@ -97,7 +98,7 @@ def main(
 
 
 def _soak(service: Running, folder: Path, pictures: Path, seconds: float) -> list[Verdict]:
-    root = next(each for each in psutil.Process().children() if "service" in each.cmdline())
+    root = service_process()
 
     def load(seconds: float, clients: int | None = None, rate: float | None = None) -> list[Sent]:
         return run_load(
@@ -112,7 +113,7 @@ def _soak(service: Running, folder: Path, pictures: Path, seconds: float) -> lis
     mischief = Mischief(service.url, TOKEN, versions, root)
     with Watch(root, every=max(1, seconds / 600)) as watch, _Beside(mischief, pause=max(1, seconds / 180)):
         sent = load(seconds, rate=LOAD * capacity)
-    after = _at_rest(root, service)
+    after = _at_rest(root, service, at_rest.files)
     counts = counts_of(service) - counted
     return [
         Verdict("load held", f"{len(sent) / seconds:.0f}/s of {capacity:.0f}/s: {_statuses(sent)}", kept=True),
@@ -162,9 +163,7 @@ def _latency(sent: Sequence[Sent], seconds: float) -> Verdict:
     last = _p99([each.seconds for each in sent if each.status == 200 and each.ended > seconds - part])
     judged = seconds >= JUDGED_SECONDS
     seen = f"p99 {1000 * first:.0f} ms in the first {part:.0f} s, {1000 * last:.0f} ms in the last"
-    return Verdict(
-        "as fast at the end", seen if judged else f"{seen} (too short to judge)", not judged or last <= SLOWER * first
-    )
+    return Verdict("as fast at the end", seen if judged else seen + TOO_SHORT, not judged or last <= SLOWER * first)
 
 
 def _p99(values: Sequence[float]) -> float:
@@ -176,14 +175,14 @@ def _statuses(sent: Sequence[Sent]) -> str:
     return ", ".join(f"{status}: {count}" for status, count in sorted(counts.items()))
 
 
-def _at_rest(root: psutil.Process, service: Running) -> Look:
-    """Once nobody is connected but who asks."""
+def _at_rest(root: psutil.Process, service: Running, files: int | None = None) -> Look:
+    """Once nobody is connected but who asks, and so many files are open; or after a while, if that does not come."""
     wait_idle(30)
     until = time.monotonic() + 30
     while time.monotonic() < until:
         text = httpx.get(f"http://127.0.0.1:{service.port}/metrics", trust_env=False).text
         found = re.search(r"^stripmlp_connections (\S+)$", text, re.MULTILINE)
-        if found and float(found[1]) <= 1:
+        if found and float(found[1]) <= 1 and (files is None or look(root, 0).files <= files):
             break
         time.sleep(0.2)
     return look(root, time.monotonic())

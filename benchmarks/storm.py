@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import threading
 from collections import Counter
 from pathlib import Path
 from statistics import mean, quantiles
@@ -20,15 +19,18 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.__main__ import BUNDLED
+from benchmarks.growth import Watch, service_process
 from benchmarks.model import ModelFile
 from benchmarks.pictures import write_pictures
-from benchmarks.processes import adopt_orphans, descendants, rss_mib
+from benchmarks.processes import adopt_orphans
 from benchmarks.servers import OURS, SERVERS
 from benchmarks.serving import REPOSITORY, Running, running
 from benchmarks.storm_load import HUNG_UP, Sent, StormJob
 from service.cpus import usable_cpus
 
 OK, REFUSED, EXPIRED = 200, 429, 504
+
+LOOK_SECONDS = 2
 
 
 def main(
@@ -53,33 +55,11 @@ def main(
             load(2, clients)
             before = _goodput(load(10, clients), 10)
             counted = counts_of(service)
-            with _Memory() as memory:
+            with Watch(service_process(), every=LOOK_SECONDS) as memory:
                 storm = load(seconds, rate=times * before)
             counts = counts_of(service) - counted
             after = _goodput(load(10, clients), 10)
-    _report(storm, seconds, (before, after), counts, memory.mib)
-
-
-class _Memory:
-    """Resident memory of the server, once a second."""
-
-    def __init__(self) -> None:
-        self.mib: list[float] = []
-        self._over = threading.Event()
-        self._without = {process.pid for process in descendants()}
-        self._thread = threading.Thread(target=self._watch)
-
-    def __enter__(self) -> "_Memory":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._over.wait(1):
-            self.mib.append(rss_mib(process for process in descendants() if process.pid in self._without))
+    _report(storm, seconds, (before, after), counts, [each.mib for each in memory.looks])
 
 
 def run_load(job: StormJob, folder: Path) -> list[Sent]:

@@ -119,7 +119,7 @@ class Decoders:
         try:
             pixels = decoder.read_pixels(data, preprocessing)
         except _Died as died:
-            decoder.process.close()
+            decoder.close()
             too_slow = died.exitcode == -signal.SIGALRM
             self._metrics.decoder_deaths.labels("timeout" if too_slow else "crash").inc()
             if too_slow:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -113,6 +114,22 @@ def test_errors_are_those_of_the_same_decoding_here(data: bytes, error: type[Bad
         assert decoders.read_pixels(png("red"), PREPROCESSING).any()
         assert of_process(decoders) == pid
         assert deaths(metrics, "crash") is None
+
+
+def huge_frame(width: int, height: int) -> bytes:
+    """A GIF of 10x10 pixels whose one frame is larger."""
+    screen = b"GIF89a" + struct.pack("<HHBBB", 10, 10, 0x80, 0, 0) + bytes(6)
+    return screen + b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\2\2\x4c\1\0;"
+
+
+def test_a_frame_that_is_too_large_sets_no_memory_aside() -> None:
+    """Pillow's own limit would let these 169 megapixels pass."""
+    with decoders_of() as (decoders, _):
+        with pytest.raises(PictureTooLarge, match="or a frame of it"):
+            decoders.read_pixels(huge_frame(13_000, 13_000), PREPROCESSING)
+
+        status = Path(f"/proc/{of_process(decoders)}/status").read_text()
+        assert int(status.partition("VmHWM:")[2].split()[0]) < 80_000
 
 
 def test_a_decoder_that_takes_too_long_is_ended(slow: bytes) -> None:
