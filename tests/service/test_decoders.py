@@ -117,9 +117,9 @@ def test_errors_are_those_of_the_same_decoding_here(data: bytes, error: type[Bad
 
 
 def huge_frame(width: int, height: int) -> bytes:
-    """A GIF of 10x10 pixels whose one frame is larger."""
+    """A GIF of 10x10 pixels whose one frame is larger, and is to be cleared, for which Pillow makes room on opening."""
     screen = b"GIF89a" + struct.pack("<HHBBB", 10, 10, 0x80, 0, 0) + bytes(6)
-    return screen + b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\2\2\x4c\1\0;"
+    return screen + b"!\xf9\4\x08\0\0\0\0" + b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\2\2\x4c\1\0;"
 
 
 def test_a_frame_that_is_too_large_sets_no_memory_aside() -> None:
