@@ -24,6 +24,8 @@ class Look:
     seconds: float
     mib: float
     """Resident; a page that processes share counts once."""
+    service_mib: float
+    """The part of the first process, which has the connections, the queue and the sessions."""
     files: int
     threads: int
 
@@ -41,7 +43,7 @@ def look(root: psutil.Process, since: float) -> Look:
         with contextlib.suppress(psutil.Error):  # a decoder that has ended meanwhile
             files += process.num_fds()
             threads += process.num_threads()
-    return Look(time.monotonic() - since, pss_mib(tree), files, threads)
+    return Look(time.monotonic() - since, pss_mib(tree), pss_mib([root]), files, threads)
 
 
 class Watch:

@@ -130,12 +130,8 @@ def _soak(service: Running, folder: Path, pictures: Path, seconds: float) -> lis
             counts.total() == len(sent) + mischief.pictures,
         ),
         _memory(watch.looks, seconds),
-        Verdict(
-            "no more open files at rest", f"{at_rest.files} before, {after.files} after", after.files <= at_rest.files
-        ),
-        Verdict(
-            "no more threads", f"{at_rest.threads} before, {after.threads} after", after.threads <= at_rest.threads
-        ),
+        _not_more("open files at rest", at_rest.files, after.files),
+        _not_more("threads", at_rest.threads, after.threads),
         _latency(sent, seconds),
     ]
 
@@ -144,9 +140,11 @@ def _memory(looks: Sequence[Look], seconds: float) -> Verdict:
     warm = max(WARM_SHARE * seconds, WARM_LEAST)
     later = [each for each in looks if each.seconds > warm]
     line = slope([each.seconds for each in later], [each.mib for each in later])
+    service = slope([each.seconds for each in later], [each.service_mib for each in later])
     seen = (
         f"{looks[0].mib:.0f} MiB at first, {max(each.mib for each in looks):.0f} at most, {looks[-1].mib:.0f} at last; "
-        f"{line.per_hour:+.1f} MiB an hour after warm-up, 95 % within {line.low:+.1f} and {line.high:+.1f}"
+        f"{line.per_hour:+.1f} MiB an hour after warm-up, 95 % within {line.low:+.1f} and {line.high:+.1f}; "
+        f"the service without its decoders {service.per_hour:+.1f}, {service.low:+.1f} and {service.high:+.1f}"
     )
     judged = seconds >= JUDGED_SECONDS
     return Verdict("memory does not grow", seen if judged else seen + TOO_SHORT, not judged or line.is_zero)

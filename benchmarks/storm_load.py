@@ -40,6 +40,12 @@ class StormJob(BaseModel):
     """Of a closed loop."""
     rate: float | None = None
     """Requests a second of an open loop."""
+    at_random: bool = False
+    """Whether they come as a Poisson process has it, not evenly."""
+    deadlines_ms: tuple[int | None, ...] = DEADLINES_MS
+    """Each of them has one of these."""
+    hang_up: float = HANG_UP
+    """Share of the clients that leave before their answer."""
 
 
 class Sent(BaseModel):
@@ -101,18 +107,20 @@ async def _load(job: StormJob) -> list[Sent]:
     async with asyncio.TaskGroup() as group:
         for _ in range(job.clients or 0):
             group.create_task(client())
-        for due in _times(job):
+        for due in _times(job, chance):
             await asyncio.sleep(begin + due - time.perf_counter())
-            patience = chance.uniform(0, PATIENCE_SECONDS) if chance.random() < HANG_UP else None
-            group.create_task(ask(chance.choice(DEADLINES_MS), patience))
+            patience = chance.uniform(0, PATIENCE_SECONDS) if chance.random() < job.hang_up else None
+            group.create_task(ask(chance.choice(job.deadlines_ms), patience))
     return sent
 
 
-def _times(job: StormJob) -> Iterator[float]:
+def _times(job: StormJob, chance: random.Random) -> Iterator[float]:
     """When the requests of the open loop are due, in seconds."""
     if job.rate is not None:
-        for number in range(int(job.rate * job.seconds)):
-            yield number / job.rate
+        due = 0.0
+        while due < job.seconds:
+            yield due
+            due += chance.expovariate(job.rate) if job.at_random else 1 / job.rate
 
 
 def _request(host: str, path: str, jpeg: bytes, deadline: int | None) -> bytes:

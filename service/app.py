@@ -103,8 +103,8 @@ async def _lifespan(
     try:
         await asyncio.to_thread(decoders.start, workers.threads)
         async with reloader, rpc:
-            if settings.workers > 1:
-                # Listening starts after this, and until then the requests of the shared port are the others'.
+            if settings.has_peers:
+                # Requests come after this, and until then they are the others'.
                 await reloader.started.wait()
             yield
     finally:

@@ -136,6 +136,7 @@ def _measured(
             instances=instances,
             largest=limit or settings.max_batch,
             budget=None if limit else budget,
+            in_caller=session.provider == CPU and settings.threads == 1,
         )
     except Exception as error:  # onnxruntime's exceptions have no common base class
         raise UnusableModel(f"{file.path} failed to run batches of blank pictures: {error}") from error

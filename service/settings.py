@@ -133,6 +133,11 @@ class Settings(BaseSettings):
         return max(1, usable_cpus() // self.workers)
 
     @property
+    def has_peers(self) -> bool:
+        """Whether other processes answer the same clients, also while this one's models are being loaded."""
+        return self.workers > 1
+
+    @property
     def decode_limits(self) -> DecodeLimits:
         """What one picture may take."""
         return DecodeLimits(self.max_pixels, self.max_image_mb << 20, self.decode_seconds, self.exact_decode)

@@ -156,17 +156,15 @@ def build_router(settings: Settings, models: Models, reloader: Reloader, entranc
     async def require_control(request: Request) -> None:
         require_admin(request, settings)
         asked = RepositoryRequest.of(await read_small(request, settings) or b"{}")
-        if settings.workers > 1:
-            raise BadRequest(
-                "with --workers this would reach one process alone; add or remove the model's files instead"
-            )
+        if settings.has_peers:
+            raise BadRequest("this would reach one of several processes alone; add or remove the model's files instead")
         if others := asked.parameters.keys() - {"unload_dependents"}:
             raise BadRequest(
                 f"parameters {', '.join(sorted(others))}: models come from the repository, as they are there"
             )
 
     repository_errors = body_errors | _errors(
-        (400, "Malformed request, or several workers"), (401, "No token, or a wrong one"), no_model
+        (400, "Malformed request, or several processes"), (401, "No token, or a wrong one"), no_model
     )
 
     @router.post(

@@ -10,7 +10,7 @@ import pytest
 import service
 from tests.conftest import REPOSITORY
 
-FORBIDDEN = {"torch", "onnx", "model_export", "offline"}
+FORBIDDEN = {"torch", "onnx", "ray", "model_export", "offline", "cluster"}
 
 FILES = sorted(Path(service.__path__[0]).glob("**/*.py"))
 

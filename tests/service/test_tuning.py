@@ -1,5 +1,6 @@
 """What the measurement of a model runs, and which batch limit follows from it."""
 
+import os
 import threading
 from collections.abc import Callable
 
@@ -47,7 +48,7 @@ def curve_of(
     """The curve, and the batches that were run for it."""
     timed = Timed(seconds)
     monkeypatch.setattr(tuning, "perf_counter", timed.now)
-    curve = measure_curve(session(timed), instances=instances, largest=largest, budget=budget)
+    curve = measure_curve(session(timed), instances=instances, largest=largest, budget=budget, in_caller=False)
     return curve, timed.batches
 
 
@@ -133,7 +134,33 @@ def test_what_a_run_raises_is_passed_on() -> None:
         raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        measure_curve(session(fail), instances=2, largest=4, budget=None)
+        measure_curve(session(fail), instances=2, largest=4, budget=None, in_caller=False)
+
+
+def test_a_run_in_the_calling_thread_is_timed_by_what_it_takes_of_a_processor() -> None:
+    def stand_aside(pixels: Pixels) -> Scores:
+        threading.Event().wait(0.05)
+        return echo(pixels)
+
+    (beside,) = measure_curve(session(stand_aside), instances=1, largest=1, budget=None, in_caller=False)
+    (within,) = measure_curve(session(stand_aside), instances=1, largest=1, budget=None, in_caller=True)
+
+    assert beside.seconds >= 0.05
+    assert within.seconds < 0.025
+
+
+def test_what_is_served_meanwhile_goes_first() -> None:
+    seen = []
+
+    def look(pixels: Pixels) -> Scores:
+        seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        return echo(pixels)
+
+    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    measure_curve(session(look), instances=2, largest=2, budget=None, in_caller=True)
+
+    assert set(seen) == {before + tuning.NICE}
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
 
 
 def time(batch: int, seconds: float, pictures_per_second: float) -> BatchTime:

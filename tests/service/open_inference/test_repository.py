@@ -128,4 +128,4 @@ def test_one_of_several_workers_refuses(models: Path) -> None:
     with live_service(models, admin_token=TOKEN, workers=2) as client:
         response = client.post("/v2/repository/models/colours/unload", headers=BEARER)
         assert response.status_code == 400
-        assert "--workers" in response.json()["error"]
+        assert "one of several processes" in response.json()["error"]
