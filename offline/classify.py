@@ -47,8 +47,11 @@ def classify_command(
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="How many classes of each picture.")] = 5,
     output: Annotated[
-        Path | None,
-        typer.Option(help="A .csv, .jsonl or .parquet file.  [default: a table on a terminal, else JSON lines]"),
+        str | None,
+        typer.Option(
+            help="A .csv, .jsonl or .parquet file; with --ray a folder, or its URL.  [default: a table on a terminal, "
+            "else JSON lines]"
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Add to the output what it does not hold yet.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it is there.")] = False,
@@ -57,6 +60,14 @@ def classify_command(
     url: Annotated[str | None, typer.Option(help="Send the pictures to a running service instead.")] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time, with --url.")] = 16,
     tries: Annotated[int, typer.Option(min=1, help="Of each request, with --url.")] = 10,
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help="Work on the Ray cluster that RAY_ADDRESS names, else on a new one on this machine. Takes URLs of "
+            "folders in object stores, and .parquet files with columns path and bytes, too.",
+        ),
+    ] = False,
     models: Annotated[Path | None, typer.Option(help="Model repository.  [default: STRIPMLP_MODELS]")] = None,
     device: Annotated[str | None, typer.Option(help="As of strip-mlp-serve.  [default: STRIPMLP_DEVICE]")] = None,
 ) -> None:
@@ -67,13 +78,18 @@ def classify_command(
     """
     counted: Counter[str] = Counter()
     try:
-        _require_agreement(output, resume=resume, overwrite=overwrite)
         settings = settings_of(models, device)
+        if ray:
+            if url is not None:
+                fail(OfflineError("--ray goes not with --url"))
+            _end(_on_ray(paths, output, model, top_k, settings, resume=resume, overwrite=overwrite), 0, strict=strict)
+        file = None if output is None else Path(output)
+        _require_agreement(file, resume=resume, overwrite=overwrite)
         with stopping() as stop, ExitStack() as opened:
             classify = opened.enter_context(_classifier(url, model, top_k, concurrency, tries, settings))
             sink, before = None, Before()
-            if output is not None:
-                sink, before = open_output(output, top_k, resume=resume)
+            if file is not None:
+                sink, before = open_output(file, top_k, resume=resume)
                 opened.enter_context(sink)
             files = (path for path in files_of(paths, null=null) if shown(path) not in before.done)
             rows = opened.enter_context(closing(classify(files)))
@@ -86,10 +102,34 @@ def classify_command(
                     sink.write(row)
     except OfflineError as error:
         fail(error)
+    _end(counted, stop.status, strict=strict)
+
+
+def _on_ray(
+    paths: Sequence[str],
+    output: str | None,
+    model: str | None,
+    top_k: int,
+    settings: Settings,
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> Counter[str]:
+    if output is None or STANDARD_INPUT in paths:
+        raise OfflineError("--ray needs an --output, and takes no list on standard input")
+    try:
+        from offline.spread import Job, classify_on_ray
+    except ImportError as error:
+        raise OfflineError("--ray needs Ray; install the 'ray' extra") from error
+    return classify_on_ray(paths, output, Job(model, settings, top_k), resume=resume, overwrite=overwrite)
+
+
+def _end(counted: Counter[str], status: int, *, strict: bool) -> NoReturn:
+    """Tell what became of the pictures, and end."""
     failed = {code: number for code, number in counted.items() if code}
     tail = "".join(f", {number} {code}" for code, number in sorted(failed.items()))
     console.print(f"{counted['']} classified{tail}", highlight=False, soft_wrap=True)
-    raise typer.Exit(stop.status or (1 if strict and failed else 0))
+    raise typer.Exit(status or (1 if strict and failed else 0))
 
 
 def _require_agreement(output: Path | None, *, resume: bool, overwrite: bool) -> None:
@@ -123,7 +163,9 @@ def _classifier(
     """What makes rows of files."""
     if url is None:
         opened = open_model(model, settings)
-        yield lambda paths: (row_of(scored, opened, top_k) for scored in score(opened, paths))
+        yield lambda paths: (
+            row_of(shown(scored.path), scored.result, opened, top_k) for scored in score(opened, paths)
+        )
         return
     name, _, version = (model or "").partition(":")
     try:

@@ -186,7 +186,7 @@ class Parquet:
             for batch in there.iter_batches(ROWS_AT_A_TIME):
                 self._writer.write_batch(batch)
                 for record in batch.to_pylist():
-                    before.add(_from_columns(record))
+                    before.add(row_of_columns(record))
 
     def __enter__(self) -> Self:
         return self
@@ -202,7 +202,7 @@ class Parquet:
             self._write_rows()
 
     def _write_rows(self) -> None:
-        columns = [_columns_of(row) for row in self._rows]
+        columns = [columns_of(row) for row in self._rows]
         self._writer.write_table(arrow.Table.from_pylist(columns, SCHEMA))
         self._rows = []
 
@@ -230,7 +230,8 @@ def _from_cells(cells: list[str]) -> Row:
     return Row(cells[0], cells[1], int(cells[2]), predictions)
 
 
-def _columns_of(row: Row) -> dict[str, Any]:
+def columns_of(row: Row) -> dict[str, Any]:
+    """A row as `SCHEMA` has it."""
     return {
         "path": row.path,
         "model": row.model,
@@ -243,7 +244,8 @@ def _columns_of(row: Row) -> dict[str, Any]:
     }
 
 
-def _from_columns(record: dict[str, Any]) -> Row:
+def row_of_columns(record: dict[str, Any]) -> Row:
+    """The row that `columns_of` was given."""
     values = zip(record["labels"], record["class_ids"], record["probabilities"], strict=True)
     predictions = tuple(
         Prediction(label=label, class_id=class_id, probability=probability) for label, class_id, probability in values

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from offline.model import Model
-from offline.scoring import ScoredPicture
 from service.answers import PictureError, Prediction, rank
 from service.errors import ServiceError
+from service.work import Result
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,8 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-def row_of(scored: ScoredPicture, model: Model, top_k: int) -> Row:
-    """What is said of a scored picture."""
-    path, result = shown(scored.path), scored.result
+def row_of(path: str, result: Result, model: Model, top_k: int) -> Row:
+    """What is said of a picture, by its path as `shown`, that has this result."""
     if isinstance(result, ServiceError):
         error = PictureError(code=result.code, message=" ".join(str(result).split()))
         return Row(path, model.name, model.version, error=error)

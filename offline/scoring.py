@@ -20,6 +20,7 @@ from service.running import classify_batch, padded
 from service.session import Scores
 from service.work import Result
 
+Each = TypeVar("Each")
 Part = TypeVar("Part")
 Made = TypeVar("Made")
 
@@ -46,9 +47,9 @@ def score(model: Model, paths: Iterable[Path]) -> Generator[ScoredPicture]:
         yield from part
 
 
-def in_parts(paths: Iterable[Path], most: int) -> Iterator[list[Path]]:
-    """The paths, so many at a time."""
-    rest = iter(paths)
+def in_parts(each: Iterable[Each], most: int) -> Iterator[list[Each]]:
+    """The same, so many at a time."""
+    rest = iter(each)
     while part := list(islice(rest, most)):
         yield part
 
@@ -71,14 +72,15 @@ def in_order(make: Callable[[Part], Made], parts: Iterable[Part], threads: int) 
 def _score(model: Model, paths: Sequence[Path]) -> list[ScoredPicture]:
     read = [_read(model, path) for path in paths]
     pictures = [pixels for pixels in read if not isinstance(pixels, BadPicture)]
-    results = iter(classify_batch(partial(_run, model), pictures, model.name) if pictures else [])
+    results = iter(classify_batch(partial(run_padded, model), pictures, model.name) if pictures else [])
     return [
         ScoredPicture(path, pixels if isinstance(pixels, BadPicture) else next(results))
         for path, pixels in zip(paths, read, strict=True)
     ]
 
 
-def _run(model: Model, pixels: Pixels) -> Scores:
+def run_padded(model: Model, pixels: Pixels) -> Scores:
+    """Run uint8 (batch, size, size, 3), filled up where the model's device wants it; there may be more scores then."""
     return model.opened.session.run(pixels if model.opened.sizes is None else padded(pixels, model.opened.sizes))
 
 

@@ -1,5 +1,6 @@
 """Commands of the pages that no test can run, why, and what is checked of them instead."""
 
+import importlib
 import re
 import shlex
 import subprocess
@@ -9,7 +10,10 @@ from itertools import pairwise
 
 import yaml
 from pydantic_settings import CliApp
+from typer.main import get_command
 
+from cluster.settings import ClusterSettings
+from offline.classify import main as classify
 from service.settings import Settings
 from tests.conftest import REPOSITORY
 
@@ -70,7 +74,42 @@ class NotRun:
     """Of the words that follow."""
 
 
+def check_cluster(words: Sequence[str]) -> None:
+    """The cluster takes the options."""
+    CliApp.run(ClusterSettings, cli_args=list(words), cli_exit_on_error=False)
+
+
+def check_kubectl(words: Sequence[str]) -> None:
+    """The folder has a kustomization."""
+    assert (REPOSITORY / words[words.index("-k") + 1] / "kustomization.yaml").is_file()
+
+
+def check_helm(words: Sequence[str]) -> None:
+    """The file of values exists."""
+    assert (REPOSITORY / words[words.index("--values") + 1]).is_file()
+
+
+def check_ray(words: Sequence[str]) -> None:
+    """`serve run` is given an application that exists, and settings that it has; `ray start` is Ray's own."""
+    if words[0] == "run":
+        module, _, name = words[1].partition(":")
+        assert callable(getattr(importlib.import_module(module), name))
+        ClusterSettings.model_validate(dict(word.split("=") for word in words[2:]))
+
+
+def check_classify_on_ray(words: Sequence[str]) -> None:
+    """The command has the options."""
+    known = {option for parameter in get_command(classify).params for option in parameter.opts}
+    assert {word for word in words if word.startswith("--")} <= known
+
+
 NOT_RUN = (
+    NotRun("strip-mlp-cluster", "serves until it is ended; tests/cluster/test_cli.py starts it", check_cluster),
+    NotRun("strip-mlp-classify --ray", "starts Ray; tests/offline/test_spread.py tries it", check_classify_on_ray),
+    NotRun("kubectl apply", "needs a cluster; tests/docker/test_kubernetes.py renders what it applies", check_kubectl),
+    NotRun("helm", "needs a cluster", check_helm),
+    NotRun("ray", "starts Ray", check_ray),
+    NotRun("serve", "needs Ray to run", check_ray),
     NotRun("make", "installs, serves until it is ended, or takes many minutes", check_make),
     NotRun("pip install", "would change the environment of the tests", check_pip),
     NotRun("docker compose", "needs a Docker engine; `make compose-test` tries the containers", check_compose),

@@ -1,0 +1,249 @@
+"""The service as a queue, simulated: what becomes of a rate of requests on so many cores, from what each step costs.
+
+Cores are shared by all that runs, as an operating system does it. The rest is the service's: pictures are let in if
+they can be answered in time (`service.admission`), threads take what `service.workers` would give them, and decoded
+pictures run in batches (`service.batching`).
+"""
+
+import random
+from collections import deque
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from statistics import quantiles
+from typing import Any
+
+import simpy
+
+from service.admission import ServiceRate
+from service.tuning import BatchTime
+
+Process = Generator[simpy.Event, Any, None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """CPU seconds of a share in one request; what sleeps costs more than what just goes on."""
+
+    woken: float
+    going_on: float
+
+
+@dataclass(frozen=True)
+class Costs:
+    """CPU seconds."""
+
+    http: Step
+    """The event loop's: reading, answering, counting."""
+    hand_over: Step
+    """A thread's that takes a picture to its decoder and back."""
+    decode: float
+    """Of one picture, in the decoder's process."""
+    curve: Sequence[BatchTime]
+    """Of batches by their size."""
+    client: float = 0.0
+    """Of whoever sends one request, if that is on the same cores."""
+
+    def run(self, batch: int) -> float:
+        """Of a batch, between the sizes that were timed in proportion."""
+        below = max((each for each in self.curve if each.batch <= batch), key=lambda each: each.batch)
+        above = min((each for each in self.curve if each.batch >= batch), key=lambda each: each.batch, default=below)
+        share = 0.0 if above.batch == below.batch else (batch - below.batch) / (above.batch - below.batch)
+        return below.seconds + share * (above.seconds - below.seconds)
+
+    def each(self, batch: int) -> float:
+        """Of one picture in batches of that size, with everything, where no thread ever sleeps."""
+        return self.http.going_on + self.hand_over.going_on + self.decode + self.client + self.run(batch) / batch
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is asked for, and of what."""
+
+    cores: int
+    batch_limit: int
+    rate: float
+    """Requests a second, of one picture each, at random times (Poisson)."""
+    seconds: float
+    deadline: float
+    """Seconds."""
+    max_queue: int = 512
+    seed: int = 1
+
+
+@dataclass
+class Outcome:
+    """What became of the requests."""
+
+    answered: list[float] = field(default_factory=list)
+    """Seconds that each took."""
+    refused: int = 0
+    late: int = 0
+
+    @property
+    def p50(self) -> float:
+        return quantiles(self.answered, n=100)[49]
+
+    @property
+    def p99(self) -> float:
+        return quantiles(self.answered, n=100)[98]
+
+    @property
+    def refused_share(self) -> float:
+        return self.refused / (self.refused + self.late + len(self.answered))
+
+
+@dataclass(eq=False)
+class _Job:
+    left: float
+    done: simpy.Event
+
+
+class _Cores:
+    """Processor sharing: each of k jobs goes on at min(1, cores / k) of a core's speed."""
+
+    def __init__(self, env: simpy.Environment, cores: int) -> None:
+        self._env = env
+        self._cores = cores
+        self._jobs: list[_Job] = []
+        self._last = 0.0
+        self._changes = 0
+
+    def work(self, seconds: float) -> simpy.Event:
+        """Happens when a job of so many CPU seconds is done."""
+        self._advance()
+        job = _Job(seconds, self._env.event())
+        self._jobs.append(job)
+        self._plan()
+        return job.done
+
+    @property
+    def _speed(self) -> float:
+        return min(1.0, self._cores / len(self._jobs))
+
+    def _advance(self) -> None:
+        if self._jobs:
+            done = (self._env.now - self._last) * self._speed
+            for job in self._jobs:
+                job.left -= done
+        self._last = self._env.now
+
+    def _plan(self) -> None:
+        self._changes += 1
+        if self._jobs:
+            self._env.process(self._finish(self._changes, max(0.0, min(job.left for job in self._jobs)) / self._speed))
+
+    def _finish(self, change: int, seconds: float) -> Process:
+        yield self._env.timeout(seconds)
+        if change != self._changes:
+            return  # something came or went meanwhile
+        self._advance()
+        first = min(self._jobs, key=lambda job: job.left)
+        self._jobs.remove(first)
+        first.done.succeed()
+        self._plan()
+
+
+@dataclass(eq=False)
+class _Picture:
+    came: float
+    ran: simpy.Event
+    decoded: float = 0.0
+
+
+class _Service:
+    def __init__(self, env: simpy.Environment, costs: Costs, setup: Setup, outcome: Outcome) -> None:
+        self._env, self._costs, self._setup, self._outcome = env, costs, setup, outcome
+        self._cores = _Cores(env, setup.cores)
+        self._lock = simpy.Resource(env)
+        self._client = simpy.Resource(env)
+        self._to_decode: deque[_Picture] = deque()
+        self._to_run: deque[_Picture] = deque()
+        self._idle: list[simpy.Event] = []
+        self._running = 0
+        self._in_work = 0
+        self._full_batch = costs.run(setup.batch_limit)
+        self._rate = ServiceRate(setup.cores / costs.each(setup.batch_limit), setup.cores + 1)
+        for _ in range(setup.cores + 1):
+            env.process(self._worker())
+
+    def arrivals(self) -> Process:
+        chance = random.Random(self._setup.seed)  # noqa: S311 - no secret, and the same in every run
+        while self._env.now < self._setup.seconds:
+            yield self._env.timeout(chance.expovariate(self._setup.rate))
+            self._env.process(self._request())
+
+    def _request(self) -> Process:
+        came = self._env.now
+        client = Step(self._costs.client, self._costs.client)
+        yield from self._half(self._client, client)
+        yield from self._half(self._lock, self._costs.http)
+        needed = (self._in_work + 1) / self._rate.per_second + 2 * self._full_batch
+        busy = self._in_work > self._rate.busy
+        if self._in_work >= self._setup.max_queue or (busy and needed > self._setup.deadline):
+            self._outcome.refused += 1
+            return
+        self._in_work += 1
+        picture = _Picture(came, self._env.event())
+        self._to_decode.append(picture)
+        self._wake()
+        yield picture.ran
+        self._in_work -= 1
+        self._rate.finished(self._in_work, self._env.now)
+        yield from self._half(self._lock, self._costs.http)
+        yield from self._half(self._client, client)
+        took = self._env.now - came
+        if took > self._setup.deadline:
+            self._outcome.late += 1
+        else:
+            self._outcome.answered.append(took)
+
+    def _half(self, thread: simpy.Resource, step: Step) -> Process:
+        """Before or after the picture: work of what does one thing after another, as Python does by its lock."""
+        sleeps = thread.count == 0
+        with thread.request() as turn:
+            yield turn
+            yield self._cores.work((step.woken if sleeps else step.going_on) / 2)
+
+    def _worker(self) -> Process:
+        while True:
+            able = self._to_run and self._running < self._setup.cores
+            due = able and (
+                len(self._to_run) >= self._setup.batch_limit
+                or self._env.now - self._to_run[0].decoded >= self._full_batch
+            )
+            if self._to_decode and not due:
+                picture = self._to_decode.popleft()
+                yield from self._half(self._lock, self._costs.hand_over)
+                yield self._cores.work(self._costs.decode)
+                yield from self._half(self._lock, self._costs.hand_over)
+                picture.decoded = self._env.now
+                self._to_run.append(picture)
+                self._wake()
+            elif able:
+                count = min(len(self._to_run), self._setup.batch_limit)
+                free = 1 + min(len(self._idle), self._setup.cores - self._running - 1)
+                batch = [self._to_run.popleft() for _ in range(-(-count // free))]
+                self._running += 1
+                self._wake()
+                yield self._cores.work(self._costs.run(len(batch)))
+                self._running -= 1
+                for picture in batch:
+                    picture.ran.succeed()
+            else:
+                woken = self._env.event()
+                self._idle.append(woken)
+                yield woken
+
+    def _wake(self) -> None:
+        if self._idle:
+            self._idle.pop().succeed()
+
+
+def simulate(costs: Costs, setup: Setup) -> Outcome:
+    """What becomes of the requests. The same every time."""
+    env = simpy.Environment()
+    outcome = Outcome()
+    service = _Service(env, costs, setup, outcome)
+    env.process(service.arrivals())
+    env.run()
+    return outcome

@@ -1,0 +1,1 @@
+"""The service on the nodes of a Ray cluster."""

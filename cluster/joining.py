@@ -1,0 +1,21 @@
+"""Ray, started or joined."""
+
+import os
+
+import ray
+
+OURS_ALONE = "127.0.0.1"
+
+
+def join(address: str | None) -> None:
+    """Connect to a Ray cluster, or start one on this machine, which no other machine can reach.
+
+    Args:
+        address: as for `ray.init`; None: that of `RAY_ADDRESS`, and without one a new cluster.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing calls home
+    if address is not None or "RAY_ADDRESS" in os.environ:
+        ray.init(address=address)
+        return
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 is for machines that people work on
+    ray.init(_node_ip_address=OURS_ALONE, include_dashboard=False)

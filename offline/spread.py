@@ -1,0 +1,263 @@
+"""`strip-mlp-classify --ray`: decoding on the cores of a cluster, sessions as actors, rows to Parquet files.
+
+Ray Data moves the pictures, keeps memory bounded and starts failed work anew; here is what it calls.
+"""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as arrow
+import pyarrow.parquet as parquet
+import ray
+from pyarrow import fs
+from ray.data.expressions import col
+from ray.exceptions import RayError
+
+from cluster.joining import join
+from offline.errors import OfflineError, UnreadableFile
+from offline.listing import extensions, files_of
+from offline.model import open_model
+from offline.outputs import SCHEMA, Before, columns_of, row_of_columns
+from offline.progress import console
+from offline.rows import Row, row_of, shown
+from offline.scoring import in_parts, read_file, run_padded
+from service.answers import PictureError
+from service.artifact import Preprocessing
+from service.body import MEBIBYTE
+from service.errors import BadPicture, PictureTooLarge
+from service.pixels import read_pixels
+from service.running import classify_batch
+from service.settings import Settings
+
+ROWS_A_BLOCK = 1000
+"""So many pictures are begun anew if the job is ended while they are in work."""
+
+BATCH = 32
+"""Pictures that go through a step at once."""
+
+HALF = 0.5
+"""Of a core, as Ray counts them, for a decode and for a session on the CPU: each core has one of either, and how it is
+divided is the operating system's business."""
+
+PATH, BYTES = "path", "bytes"
+"""Columns of a Parquet file of pictures."""
+
+Batch = dict[str, Any]
+"""Columns as NumPy arrays; pixels are uint8 (pictures, size, size, 3)."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every node has to know."""
+
+    model: str | None
+    """As for `open_model`."""
+    settings: Settings
+    top_k: int
+
+
+def classify_on_ray(sources: Sequence[str], output: str, job: Job, *, resume: bool, overwrite: bool) -> Counter[str]:
+    """Classify on the cluster that RAY_ADDRESS names, else on one that is started on this machine.
+
+    Args:
+        sources: as for `files_of`, seen by every node; or one folder in an object store, by its URL; or one `.parquet`
+            file or folder, or its URL, with columns `path` and `bytes`.
+        output: a folder or its URL, for Parquet files with columns as `outputs.SCHEMA` has them.
+        job: the model, and how many classes.
+        resume: leave out what the output holds.
+        overwrite: remove what the output holds.
+
+    Returns:
+        The output's pictures by error code, '' being none.
+
+    Raises:
+        OfflineError: no such model, source or output, or the output is of another model, or neither to be resumed nor
+            overwritten.
+    """
+    model = open_model(job.model, job.settings.model_copy(update={"max_batch": 1}))
+    before = _prepare(output, resume=resume, overwrite=overwrite)
+    if not ray.is_initialized():
+        join(None)
+    if not console.is_terminal:  # where bars would become lines
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+    try:
+        _run(sources, output, job, before, model.artifact.preprocessing)
+    except (RayError, arrow.ArrowException, OSError) as error:
+        raise OfflineError(f"the work on the cluster failed; --resume goes on: {error}") from error
+    store, folder = _opened(output)
+    files = [parquet.ParquetFile(store.open_input_file(name)) for name in _files(store, folder)]
+    return Counter(code or "" for file in files for code in file.read(["error_code"])["error_code"].to_pylist())
+
+
+def _run(sources: Sequence[str], output: str, job: Job, before: Before, preprocessing: Preprocessing) -> None:
+    pictures, read = _pictures(sources, before, job.settings)
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call] # Ray's has no types
+    gpus = int(resources.get("GPU", 0))
+    pictures.map_batches(
+        partial(decoded, read=read, preprocessing=preprocessing, settings=job.settings),
+        batch_size=BATCH,
+        num_cpus=HALF,
+    ).map_batches(
+        Sessions,
+        fn_constructor_args=(job, Before(kind=before.kind)),
+        batch_size=BATCH,
+        compute=ray.data.ActorPoolStrategy(size=gpus or int(resources["CPU"])),
+        num_cpus=0 if gpus else HALF,
+        num_gpus=1 if gpus else 0,
+    ).write_parquet(output)
+
+
+def _prepare(output: str, *, resume: bool, overwrite: bool) -> Before:
+    """What the output holds that is kept. Files that were cut off are removed, as nobody can read them."""
+    before = Before()
+    store, folder = _opened(output)
+    store.create_dir(folder)
+    for name in _files(store, folder):
+        if not (resume or overwrite):
+            raise OfflineError(f"{output} holds files already; give --resume to add to them or --overwrite")
+        try:
+            with store.open_input_file(name) as file:
+                records = [] if overwrite else parquet.ParquetFile(file).read().to_pylist()
+        except arrow.ArrowInvalid:
+            console.print(f"{name} was cut off; its pictures are classified again", highlight=False, soft_wrap=True)
+            records = []
+        if not records:
+            store.delete_file(name)
+        for record in records:
+            before.add(row_of_columns(record))
+    return before
+
+
+def _pictures(
+    sources: Sequence[str], before: Before, settings: Settings
+) -> tuple[ray.data.Dataset, Callable[[bytes], bytes]]:
+    """Rows of a picture's path and of what tells where its bytes are, and how to read those."""
+    limit = settings.max_image_mb * MEBIBYTE
+    source = sources[0]
+    if len(sources) == 1 and source.endswith(".parquet"):
+        pictures = ray.data.read_parquet(source, columns=[PATH, BYTES])
+        if before.done:
+            pictures = pictures.filter(expr=col(PATH).not_in(sorted(before.done)))
+        return pictures, partial(_within, limit=limit)
+    if len(sources) == 1 and "://" in source:
+        store, folder = _opened(source)
+        found = store.get_file_info(fs.FileSelector(folder, recursive=True))
+        paths = [each.path for each in found if Path(each.path).suffix.lower() in extensions()]
+        names = [f"{source.partition('://')[0]}://{path}" for path in paths]
+        where = [path.encode() for path in paths]
+        read = partial(_from_store, store=store, limit=limit)
+    else:
+        files = list(files_of(sources))
+        names, where = [shown(path) for path in files], [os.fsencode(path.absolute()) for path in files]
+        read = partial(_from_file, limit=limit)
+    rows = [(name, place) for name, place in zip(names, where, strict=True) if name not in before.done]
+    parts = [
+        arrow.Table.from_pylist(
+            [{PATH: name, BYTES: place} for name, place in part],
+            schema=arrow.schema([(PATH, arrow.string()), (BYTES, arrow.binary())]),
+        )
+        for part in in_parts(rows, ROWS_A_BLOCK)
+    ]
+    return ray.data.from_arrow(parts), read
+
+
+def decoded(batch: Batch, *, read: Callable[[bytes], bytes], preprocessing: Preprocessing, settings: Settings) -> Batch:
+    """Pixels of each picture, black ones where it has an error.
+
+    Args:
+        batch: `path`, and as `bytes` what `read` takes.
+        read: gives the encoded picture; may raise BadPicture.
+        preprocessing: the model's.
+        settings: limits.
+    """
+    count, size = len(batch[PATH]), preprocessing.image_size
+    pixels = np.zeros((count, size, size, 3), np.uint8)
+    codes, messages = [""] * count, [""] * count
+    for place, where in enumerate(batch[BYTES]):
+        try:
+            pixels[place] = read_pixels(
+                read(where), preprocessing, max_pixels=settings.max_pixels, exact=settings.exact_decode
+            )
+        except BadPicture as error:
+            codes[place], messages[place] = error.code, " ".join(str(error).split())
+    return {PATH: batch[PATH], "pixels": pixels, "code": np.array(codes), "message": np.array(messages)}
+
+
+class Sessions:
+    """A model on one device, or one core.
+
+    Args:
+        job: which model.
+        before: whose rows the output holds.
+    """
+
+    def __init__(self, job: Job, before: Before) -> None:
+        self._model = open_model(job.model, job.settings.model_copy(update={"instances": 1}))
+        self._top_k = job.top_k
+        self._before = before
+
+    def __call__(self, batch: Batch) -> arrow.Table:
+        """Rows of pictures that `decoded` has made."""
+        model = self._model
+        good = [place for place, code in enumerate(batch["code"]) if not code]
+        results = {
+            place: result
+            for part in in_parts(good, model.batch_limit)
+            for place, result in zip(
+                part,
+                classify_batch(partial(run_padded, model), [batch["pixels"][place] for place in part], model.name),
+                strict=True,
+            )
+        }
+        rows = []
+        for place, path in enumerate(map(str, batch[PATH])):
+            if place in results:
+                row = row_of(path, results[place], model, self._top_k)
+            else:
+                error = PictureError(code=str(batch["code"][place]), message=str(batch["message"][place]))
+                row = Row(path, model.name, model.version, error=error)
+            self._before.require_same(row)
+            rows.append(columns_of(row))
+        return arrow.Table.from_pylist(rows, SCHEMA)
+
+
+def _within(data: bytes, limit: int) -> bytes:
+    if len(data) > limit:
+        raise PictureTooLarge(f"the picture has {len(data)} bytes, {limit} are allowed")
+    return data
+
+
+def _from_file(path: bytes, limit: int) -> bytes:
+    return read_file(Path(os.fsdecode(path)), limit)
+
+
+def _from_store(path: bytes, store: fs.FileSystem, limit: int) -> bytes:
+    try:
+        with store.open_input_file(path.decode()) as file:
+            return _within(file.read(limit + 1), limit)
+    except OSError as error:
+        raise UnreadableFile(f"the file cannot be read: {error}") from error
+
+
+def _opened(folder: str) -> tuple[fs.FileSystem, str]:
+    """A folder's file system and its path there."""
+    try:
+        opened: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(
+            folder if "://" in folder else str(Path(folder).absolute())
+        )
+    except (OSError, ValueError) as error:
+        raise OfflineError(f"{folder} cannot be opened: {error}") from error
+    return opened
+
+
+def _files(store: fs.FileSystem, folder: str) -> list[str]:
+    """The Parquet files in a folder."""
+    found = store.get_file_info(fs.FileSelector(folder, allow_not_found=True))
+    return [each.path for each in found if each.path.endswith(".parquet")]

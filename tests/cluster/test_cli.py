@@ -1,0 +1,57 @@
+"""The command `strip-mlp-cluster`, as a process."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+
+from tests.conftest import REPOSITORY
+from tests.docker.compose import free_port
+from tests.service import colours
+from tests.service.live import await_true
+from tests.service.pictures import png
+from tests.service.processes import environment
+
+COMMAND = [sys.executable, "-W", "ignore", "-m", "cluster.cli"]
+
+PATIENCE = 120
+"""Seconds for Ray to start."""
+
+
+def test_it_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
+    colours.save_served(tmp_path / "models")
+    port = free_port()
+    log = tmp_path / "log"
+    with log.open("w") as errors, subprocess.Popen(
+        [*COMMAND, "--models", "models", "--port", port, "--device", "cpu"],
+        cwd=tmp_path, env=environment(PYTHONPATH=str(REPOSITORY)), stderr=errors, stdout=errors,
+    ) as process:  # fmt: skip
+        await_true(lambda: process.poll() is not None or "listens on port" in log.read_text(), PATIENCE)
+        assert process.poll() is None, log.read_text()
+        answer = httpx.post(f"http://127.0.0.1:{port}/classify", content=png("red"), trust_env=False)
+        assert answer.json()["results"][0]["predictions"][0]["label"] == "red"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0, log.read_text()
+
+
+def test_a_model_that_cannot_be_served_is_told(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*COMMAND, "--models", str(tmp_path / "nowhere"), "--port", free_port(), "--device", "cpu"],
+        cwd=REPOSITORY, env=environment(), check=False, capture_output=True, text=True, timeout=PATIENCE,
+    )  # fmt: skip
+
+    assert done.returncode == 1
+    assert "the service cannot start" in done.stderr
+    assert "nowhere" in done.stderr
+
+
+def test_a_wrong_setting_ends_it_with_2() -> None:
+    done = subprocess.run(
+        [*COMMAND, "--workers", "2"], cwd=REPOSITORY, env=environment(), check=False, capture_output=True, text=True
+    )
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("strip-mlp-cluster: ")
+    assert "--replicas" in done.stderr
