@@ -18,4 +18,4 @@ def join(address: str | None) -> None:
         ray.init(address=address)
         return
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 is for machines that people work on
-    ray.init(_node_ip_address=OURS_ALONE, include_dashboard=False)
+    ray.init("local", _node_ip_address=OURS_ALONE, include_dashboard=False)

@@ -106,16 +106,15 @@ class Decoders:
             ServiceError: no process can be started.
         """
         try:
-            return self._read_pixels(data, preprocessing)
+            return self._read_pixels(self._take(), data, preprocessing)
         except _Died as died:
             logger.warning("a decoder process ended with %s; its picture gets another one", died.exitcode)
-        try:
-            return self._read_pixels(data, preprocessing)
+        try:  # a new one, as those that wait may have ended with the first
+            return self._read_pixels(self._new(), data, preprocessing)
         except _Died as died:
             raise BrokenPicture("the decoder crashed on the picture") from died
 
-    def _read_pixels(self, data: bytes, preprocessing: Preprocessing) -> Pixels:
-        decoder = self._take()
+    def _read_pixels(self, decoder: _Decoder, data: bytes, preprocessing: Preprocessing) -> Pixels:
         try:
             pixels = decoder.read_pixels(data, preprocessing)
         except _Died as died:
@@ -137,6 +136,9 @@ class Decoders:
         with self._lock:
             if self._idle:
                 return self._idle.pop()
+        return self._new()
+
+    def _new(self) -> _Decoder:
         try:
             decoder = _Decoder(self._limits)
         except OSError as error:
