@@ -3,11 +3,12 @@
 import logging
 import signal
 import sys
-import threading
-from types import FrameType
+import time
+from contextlib import suppress
 
 import ray
 from ray import serve
+from ray.serve.exceptions import RayServeException
 
 from cluster.joining import join
 from cluster.replica import build
@@ -27,26 +28,32 @@ def main() -> int:
     """Run the service on a Ray cluster until a signal says to stop.
 
     Returns:
-        The exit status: 0 after a clean stop, 1 if the service could not start, 2 for a wrong setting.
+        The exit status: 0 after a clean stop, 1 if the service could not start or was ended by others, 2 for a wrong
+        setting.
     """
     settings = settings_from_arguments(ClusterSettings)
     if settings is None:
         return 2
     start_logging(settings)
-    join(settings.address)
     try:
-        try:
-            deploy(settings)
-        except RuntimeError as error:
-            logger.critical("the service cannot start: %s", error)
-            return 1
+        join(settings.address)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.default_int_handler)  # Ray's own for SIGTERM ends the process at once
+        deploy(settings)
         logger.info("every node of the cluster listens on port %d", settings.port)
-        _wait_for_signal()
+        _watch()
+        logger.error("somebody else has ended the application")
+    except (RuntimeError, ConnectionError) as error:
+        logger.critical("the service cannot start: %s", error)
+    except KeyboardInterrupt:
         logger.info("ending")
-        serve.delete(APPLICATION)
+        if ray.is_initialized():
+            with suppress(RayServeException):  # interrupted before Ray Serve was started
+                serve.delete(APPLICATION)
         return 0
     finally:
         ray.shutdown()
+    return 1
 
 
 def deploy(settings: ClusterSettings) -> None:
@@ -68,21 +75,14 @@ def deploy(settings: ClusterSettings) -> None:
     serve.run(build(settings), name=APPLICATION, route_prefix="/", logging_config=quiet)
 
 
-def _wait_for_signal() -> None:
-    """Until SIGTERM or SIGINT, telling what becomes of the application meanwhile."""
-    stop = threading.Event()
-
-    def on_signal(_: int, __: FrameType | None) -> None:
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
+def _watch() -> None:
+    """Until the application is gone or a signal interrupts, telling what becomes of it meanwhile."""
     before = "RUNNING"
-    while not stop.wait(LOOK_SECONDS):
-        application = serve.status().applications[APPLICATION]
+    while (application := serve.status().applications.get(APPLICATION)) is not None:
         if application.status != before:
-            logger.warning("the application is %s %s", application.status, application.message)
+            logger.warning("the application is %s %s", application.status.value, application.message)
         before = application.status
+        time.sleep(LOOK_SECONDS)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,7 @@
 import os
 
 import ray
-
-OURS_ALONE = "127.0.0.1"
+from ray._private import ray_constants
 
 
 def join(address: str | None) -> None:
@@ -18,4 +17,7 @@ def join(address: str | None) -> None:
         ray.init(address=address)
         return
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 is for machines that people work on
-    ray.init("local", _node_ip_address=OURS_ALONE, include_dashboard=False)
+    # Ray listens on 127.0.0.1 alone only where it believes that there can be no other nodes.
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    ray.init("local", include_dashboard=False)

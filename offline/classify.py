@@ -117,6 +117,8 @@ def _on_ray(
 ) -> Counter[str]:
     if output is None or STANDARD_INPUT in paths:
         raise OfflineError("--ray needs an --output, and takes no list on standard input")
+    if resume and overwrite:
+        raise OfflineError("--resume goes not with --overwrite")
     try:
         from offline.spread import Job, classify_on_ray
     except ImportError as error:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as arrow
+import pyarrow.dataset as datasets
 import pyarrow.parquet as parquet
 import ray
 from pyarrow import fs
@@ -82,14 +83,14 @@ def classify_on_ray(sources: Sequence[str], output: str, job: Job, *, resume: bo
             overwritten.
     """
     model = open_model(job.model, job.settings.model_copy(update={"max_batch": 1}))
-    before = _prepare(output, resume=resume, overwrite=overwrite)
-    if not ray.is_initialized():
-        join(None)
-    if not console.is_terminal:  # where bars would become lines
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
     try:
+        before = _prepare(output, resume=resume, overwrite=overwrite)
+        if not ray.is_initialized():
+            join(None)
+        if not console.is_terminal:  # where bars would become lines
+            logging.getLogger("ray.data").setLevel(logging.WARNING)
         _run(sources, output, job, before, model.artifact.preprocessing)
-    except (RayError, arrow.ArrowException, OSError) as error:
+    except (RayError, arrow.ArrowException, OSError, ValueError, KeyError) as error:
         raise OfflineError(f"the work on the cluster failed; --resume goes on: {error}") from error
     store, folder = _opened(output)
     files = [parquet.ParquetFile(store.open_input_file(name)) for name in _files(store, folder)]
@@ -142,6 +143,9 @@ def _pictures(
     limit = settings.max_image_mb * MEBIBYTE
     source = sources[0]
     if len(sources) == 1 and source.endswith(".parquet"):
+        store, folder = _opened(source)
+        if missing := {PATH, BYTES} - set(datasets.dataset(folder, filesystem=store, format="parquet").schema.names):
+            raise OfflineError(f"{source} has no column {' and no '.join(sorted(missing))}")
         pictures = ray.data.read_parquet(source, columns=[PATH, BYTES])
         if before.done:
             pictures = pictures.filter(expr=col(PATH).not_in(sorted(before.done)))
@@ -228,7 +232,9 @@ class Sessions:
         return arrow.Table.from_pylist(rows, SCHEMA)
 
 
-def _within(data: bytes, limit: int) -> bytes:
+def _within(data: bytes | None, limit: int) -> bytes:
+    if data is None:  # an empty cell
+        raise UnreadableFile("the row holds no picture")
     if len(data) > limit:
         raise PictureTooLarge(f"the picture has {len(data)} bytes, {limit} are allowed")
     return data

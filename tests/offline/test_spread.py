@@ -67,12 +67,16 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     parquet.write_table(
         arrow.table(
             {
-                "path": ["a", "b", "c", "large"],
-                "bytes": [png("red"), b"none", png("blue"), bytes((1 << 20) + 1)],
+                "path": ["a", "b", "c", "large", "empty"],
+                "bytes": [png("red"), b"none", png("blue"), bytes((1 << 20) + 1), None],
             }
         ),
         folder / "pictures.parquet",
     )
+    parquet.write_table(arrow.table({"path": ["a"], "picture": [png("red")]}), folder / "others.parquet")
+    (folder / "file").write_text("no folder")
+    (folder / "foreign").mkdir()
+    parquet.write_table(arrow.table({"path": ["a"]}), folder / "foreign" / "rows.parquet")
     commands = {
         "folder": ["pictures", "--output", "folder"],
         "again": ["pictures", "--output", "folder"],
@@ -83,6 +87,10 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
         "parquet, resumed": ["pictures.parquet", "--output", "parquet", "--resume"],
         "other model": ["few", "--output", "resumed", "--resume", "--models", "others"],
         "overwritten": ["few", "--output", "resumed", "--overwrite", "--models", "others"],
+        "both": ["few", "--output", "parquet", "--resume", "--overwrite"],
+        "columns": ["others.parquet", "--output", "columns"],
+        "file": ["few", "--output", "file"],
+        "foreign": ["few", "--output", "foreign", "--resume"],
         "nowhere": ["few"],
         "missing": ["missing.parquet", "--output", "missing"],
     }
@@ -131,7 +139,28 @@ def test_pictures_in_a_parquet_file(done: Done) -> None:
 
     assert done.told["parquet"]["status"] == 1  # as --strict asks
     assert [rows[path]["labels"][:1] for path in "abc"] == [["red"], [], ["blue"]]
-    assert [rows[path]["error_code"] for path in ("b", "large")] == ["unsupported_picture", "picture_too_large"]
+    assert [rows[path]["error_code"] for path in ("b", "large", "empty")] == [
+        "unsupported_picture",
+        "picture_too_large",
+        "unreadable_file",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("both", "--resume goes not with --overwrite"),
+        ("columns", "others.parquet has no column bytes"),
+        ("file", "the work on the cluster failed"),
+        ("foreign", "the work on the cluster failed"),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_a_line(done: Done, command: str, reason: str) -> None:
+    told = done.told[command]["told"]
+
+    assert done.told[command]["status"] == 1
+    assert reason in " ".join(told.split())
+    assert "Traceback" not in told
 
 
 def test_a_job_that_was_ended_goes_on(done: Done) -> None:
