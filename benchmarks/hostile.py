@@ -4,6 +4,7 @@ The files are of as many pixels as are allowed by default, in what each format's
 a process of its own, whose peak memory is the kernel's figure.
 """
 
+import asyncio
 import io
 import time
 from collections.abc import Callable, Mapping
@@ -44,20 +45,25 @@ def main(seconds: float = typer.Option(60, help="longest decode")) -> None:
     table = Table("file", "MiB", "seconds", "peak MiB", "result", title=f"{WIDTH}x{HEIGHT} pixels")
     for name, make in FILES.items():
         data = make()
-        decoders = Decoders(settings.decode_limits, Metrics())
-        decoders.start(1)
-        (decoder,) = [each for child in psutil.Process().children() for each in child.children()]
-        begin = time.perf_counter()
-        try:
-            decoders.read_pixels(data, PREPROCESSING)
-            result = "decoded"
-        except BadPicture as error:
-            result = error.code
-        taken = time.perf_counter() - begin
-        peak = "-" if result == "picture_too_slow" else f"{_peak(decoder.pid):.0f}"
-        table.add_row(name, f"{len(data) / 2**20:.2f}", f"{taken:.2f}", peak, result)
-        decoders.close()
+        table.add_row(name, f"{len(data) / 2**20:.2f}", *asyncio.run(_cost(data, settings)))
     Console(width=100).print(table)
+
+
+async def _cost(data: bytes, settings: Settings) -> tuple[str, str, str]:
+    """Seconds, peak MiB, and what came of it."""
+    decoders = Decoders(settings.decode_limits, Metrics())
+    await decoders.start(1)
+    (decoder,) = [each for child in psutil.Process().children() for each in child.children()]
+    begin = time.perf_counter()
+    try:
+        await decoders.read_pixels(data, PREPROCESSING)
+        result = "decoded"
+    except BadPicture as error:
+        result = error.code
+    taken = time.perf_counter() - begin
+    peak = "-" if result == "picture_too_slow" else f"{_peak(decoder.pid):.0f}"
+    await decoders.close()
+    return f"{taken:.2f}", peak, result
 
 
 def _peak(pid: int) -> float:

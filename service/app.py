@@ -26,11 +26,11 @@ from service.problems import install_problem_handlers
 from service.providers import expects_cuda
 from service.reloading import Reloader
 from service.routes import build_router
+from service.scheduling import Scheduler
 from service.security_headers import SecurityHeaders
 from service.settings import Settings
 from service.telemetry import Telemetry, TelemetryOfHttp
 from service.tracing import Tracing
-from service.workers import Workers
 
 
 class Service:
@@ -49,12 +49,12 @@ class Service:
         metrics = self.metrics = Metrics()
         metrics.cuda_expected.set(expects_cuda(settings.device))
         tracing = Tracing.to_collector() if settings.tracing else Tracing.off()
-        workers = Workers(settings.decode_threads or settings.cores + 1, "work")
+        scheduler = Scheduler(settings.decode_threads or settings.cores + 1)
         decoders = Decoders(settings.decode_limits, metrics)
         keys = None if settings.api_keys_file is None else Keys(settings.api_keys_file, metrics)
-        self.models = Models(settings, metrics, workers, decoders)
-        self.reloader = Reloader(settings, self.models, workers, metrics, keys, on_failure)
-        entrance = Entrance(settings, self.models, Classifier(settings, workers, decoders), metrics)
+        self.models = Models(settings, metrics, scheduler, decoders)
+        self.reloader = Reloader(settings, self.models, scheduler, metrics, keys, on_failure)
+        entrance = Entrance(settings, self.models, Classifier(settings, scheduler, decoders), metrics)
         endpoint = ClassifyEndpoint(settings, entrance)
         telemetry = Telemetry(metrics, tracing, log_filenames=settings.log_filenames)
         rpc: AbstractAsyncContextManager[object] = nullcontext()
@@ -69,7 +69,7 @@ class Service:
             redirect_slashes=False,  # which would repeat whatever host the client names
             title="Strip-MLP serving",
             description="Classifies pictures with exported Strip-MLP models.",
-            lifespan=partial(_lifespan, self.reloader, rpc, workers, decoders, tracing, settings),
+            lifespan=partial(_lifespan, self.reloader, rpc, scheduler, decoders, tracing, settings),
         )
         described.include_router(build_router(settings, self.models, self.reloader, endpoint, metrics))
         described.include_router(open_inference.build_router(settings, self.models, self.reloader, entrance))
@@ -94,22 +94,22 @@ class Service:
 async def _lifespan(
     reloader: Reloader,
     rpc: AbstractAsyncContextManager[object],
-    workers: Workers,
+    scheduler: Scheduler,
     decoders: Decoders,
     tracing: Tracing,
     settings: Settings,
     _: FastAPI,
 ) -> AsyncIterator[None]:
     try:
-        await asyncio.to_thread(decoders.start, workers.threads)
+        await decoders.start(scheduler.slots)
         async with reloader, rpc:
             if settings.has_peers:
                 # Requests come after this, and until then they are the others'.
                 await reloader.started.wait()
             yield
     finally:
-        await asyncio.to_thread(workers.close)
-        await asyncio.to_thread(decoders.close)
+        await scheduler.close()
+        await decoders.close()
         await asyncio.to_thread(tracing.close)
 
 

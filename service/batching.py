@@ -2,7 +2,6 @@
 
 import heapq
 import math
-import threading
 from collections.abc import Callable
 from time import perf_counter
 
@@ -12,7 +11,7 @@ from service.work import Item
 class BatchQueue:
     """Decoded pictures in the order of their requests, so that the parts of a split request stay together.
 
-    May be used from any thread.
+    Belongs to the event loop.
 
     Args:
         limit: most pictures in one batch.
@@ -23,7 +22,6 @@ class BatchQueue:
     def __init__(self, *, limit: int, patience: float) -> None:
         self.limit = limit
         self._patience = patience
-        self._lock = threading.Lock()
         self._waiting: list[tuple[tuple[int, int], Item]] = []
         self._listeners: list[Callable[[], None]] = []
 
@@ -43,27 +41,24 @@ class BatchQueue:
     def put(self, item: Item) -> None:
         """A picture is decoded."""
         item.decoded = perf_counter()
-        with self._lock:
-            heapq.heappush(self._waiting, (item.place, item))
+        heapq.heappush(self._waiting, (item.place, item))
         self.wake()
 
     @property
     def oldest(self) -> float:
         """When the next picture was decoded, infinity if there is none; on the clock of `time.perf_counter`."""
-        with self._lock:
-            return self._waiting[0][1].decoded if self._waiting else math.inf
+        return self._waiting[0][1].decoded if self._waiting else math.inf
 
     def is_due(self, now: float) -> bool:
         """Whether a batch is full, or has gathered for long enough."""
         return len(self._waiting) >= self.limit or now - self.oldest >= self._patience
 
     def take(self, sharers: int) -> list[Item]:
-        """The next batch. `sharers` threads are free to take of what is there, and each leaves the others theirs."""
+        """The next batch. `sharers` runs can start on what is there, and each leaves the others their share."""
         batch: list[Item] = []
-        with self._lock:
-            most = min(self.limit, math.ceil(len(self._waiting) / sharers))
-            while self._waiting and len(batch) < most:
-                _, item = heapq.heappop(self._waiting)
-                if not item.work.abandoned:
-                    batch.append(item)
+        most = min(self.limit, math.ceil(len(self._waiting) / sharers))
+        while self._waiting and len(batch) < most:
+            _, item = heapq.heappop(self._waiting)
+            if not item.work.abandoned:
+                batch.append(item)
         return batch

@@ -18,9 +18,9 @@ from service.errors import ClientGone, PictureTooLarge, ServiceError
 from service.models import ServedModel
 from service.preprocessing import Pixels
 from service.record import RequestRecord
+from service.scheduling import Scheduler
 from service.settings import Settings
 from service.work import Content, Item, Result, Work
-from service.workers import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -30,14 +30,14 @@ class Classifier:
 
     Args:
         settings: limits of a picture, and how it is decoded.
-        workers: the threads that have pictures decoded.
+        scheduler: says when a picture is decoded.
         decoders: the processes that do so.
     """
 
-    def __init__(self, settings: Settings, workers: Workers, decoders: Decoders) -> None:
+    def __init__(self, settings: Settings, scheduler: Scheduler, decoders: Decoders) -> None:
         self._settings = settings
         self._decoders = decoders
-        self._workers = workers
+        self._scheduler = scheduler
         self._requests = itertools.count()
 
     async def classify(
@@ -64,43 +64,43 @@ class Classifier:
             DeadlineExceeded: not all pictures were through in time; the others are dropped.
             ClientGone: the client left; the pictures that are not through are dropped.
         """
-        loop = asyncio.get_running_loop()
         with record.failures_counted(len(pictures)):
             model.require_working()
             model.admission.admit(len(pictures), deadline.seconds_left)
             work = Work(next(self._requests), [picture.content for picture in pictures], model.admission, record)
             with _ended_early(work, deadline, receive):
-                self._workers.decode([partial(self._decode, model, item, loop) for item in work.items])
+                self._scheduler.decode([partial(self._decode, model, item) for item in work.items])
                 results = await work.results()
         for result in results:
             record.count(result.outcome if isinstance(result, ServiceError) else "ok")
         return results
 
-    def _decode(self, model: ServedModel, item: Item, loop: asyncio.AbstractEventLoop) -> None:
-        """Decode one picture and queue it for the model. Called in a worker thread."""
+    async def _decode(self, model: ServedModel, item: Item) -> None:
+        """Decode one picture and queue it for the model."""
         if item.work.abandoned:
             return
         item.decode_started = perf_counter()
         try:
-            item.pixels = self._read(item.content, model)
+            item.pixels = await self._read(item.content, model)
         except ServiceError as error:
-            loop.call_soon_threadsafe(item.work.settle, item, error)
+            item.work.settle(item, error)
+        except asyncio.CancelledError:
+            raise
         except BaseException:  # whatever it is, it must not reach the other pictures
             logger.exception("a picture failed in a way that nobody foresaw")
-            unforeseen = ServiceError("an unexpected error; the service's log has it")
-            loop.call_soon_threadsafe(item.work.settle, item, unforeseen)
+            item.work.settle(item, ServiceError("an unexpected error; the service's log has it"))
         else:
             model.queue.put(item)
             model.metrics.stage_seconds["decode"].observe(item.decoded - item.decode_started)
 
-    def _read(self, content: Content, model: ServedModel) -> Pixels:
+    async def _read(self, content: Content, model: ServedModel) -> Pixels:
         if isinstance(content, np.ndarray):
             return content
         data = content if isinstance(content, bytes) else content.decode()
         limit = self._settings.max_image_mb * MEBIBYTE
         if len(data) > limit:
             raise PictureTooLarge(f"the picture has {len(data)} bytes, {limit} are allowed")
-        return self._decoders.read_pixels(data, model.artifact.preprocessing)
+        return await self._decoders.read_pixels(data, model.artifact.preprocessing)
 
 
 @contextmanager

@@ -10,8 +10,8 @@ import struct
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
-from multiprocessing.connection import Connection
 from pathlib import Path
+from socket import socket
 
 from PIL import Image
 
@@ -20,11 +20,13 @@ from service.errors import BadPicture, PictureTooLarge, ServiceError
 from service.memory import keep_heap_for_pictures
 from service.pixels import read_pixels
 
-LENGTH = struct.Struct("<I")
-"""Of the preprocessing's JSON, which stands before a picture's bytes."""
+QUESTION = struct.Struct("<II")
+"""What a question begins with: the lengths of the preprocessing's JSON and of the picture, which follow."""
 
-PIXELS, ERROR = b"\0", b"\1"
-"""What an answer begins with."""
+ANSWER = struct.Struct("<BI")
+"""What an answer begins with: `PIXELS` or `ERROR`, and the length of what follows."""
+
+PIXELS, ERROR = 0, 1
 
 BYTES_PER_PIXEL = 20
 """What decoding takes at its peak, which is a WEBP with alpha that has to be turned; an RGB picture takes 8."""
@@ -50,13 +52,8 @@ class DecodeLimits:
         return BYTES_PER_PIXEL * self.max_pixels + 2 * self.max_bytes + HEADROOM
 
 
-def ask(connection: Connection, preprocessing: bytes, data: bytes) -> None:
-    """Send one picture, with its preprocessing as JSON."""
-    connection.send_bytes(b"".join((LENGTH.pack(len(preprocessing)), preprocessing, data)))
-
-
-def work(connection: Connection, limits: DecodeLimits) -> None:
-    """Answer until the connection is closed: `PIXELS` and the pixels, or `ERROR`, a code, a zero and a message."""
+def work(connection: socket, limits: DecodeLimits) -> None:
+    """Answer until the connection is closed: `PIXELS` and the pixels, or `ERROR` and a code, a zero and a message."""
     # A terminal's signals are meant for the service, which needs this process until its last request is answered.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -69,33 +66,28 @@ def work(connection: Connection, limits: DecodeLimits) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     allowed = _address_space() + limits.memory
     resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
-    while True:
-        try:
-            message = connection.recv_bytes()
-        except EOFError:
-            return
+    questions = connection.makefile("rb")
+    while head := questions.read(QUESTION.size):
+        preprocessing, picture = (questions.read(length) for length in QUESTION.unpack(head))
         signal.setitimer(signal.ITIMER_REAL, limits.seconds)
-        answer = _answer(message, limits)
+        kind, answer = _answer(preprocessing, picture, limits)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        del message  # not held while it waits
-        connection.send_bytes(answer)
+        del picture  # not held while it waits
+        connection.sendall(ANSWER.pack(kind, len(answer)) + answer)
 
 
-def _answer(message: bytes, limits: DecodeLimits) -> bytes:
-    (length,) = LENGTH.unpack_from(message)
-    start = LENGTH.size + length
-    preprocessing = _preprocessing(message[LENGTH.size : start])
+def _answer(preprocessing: bytes, picture: bytes, limits: DecodeLimits) -> tuple[int, bytes]:
     try:
-        pixels = read_pixels(message[start:], preprocessing, max_pixels=limits.max_pixels, exact=limits.exact)
+        pixels = read_pixels(picture, _preprocessing(preprocessing), max_pixels=limits.max_pixels, exact=limits.exact)
     except BadPicture as error:
         return _error(error)
     except MemoryError:
         return _error(PictureTooLarge(f"decoding the picture takes more than the {limits.memory} bytes allowed"))
-    return PIXELS + pixels.tobytes()
+    return PIXELS, pixels.tobytes()
 
 
-def _error(error: ServiceError) -> bytes:
-    return ERROR + error.code.encode() + b"\0" + str(error).encode(errors="replace")
+def _error(error: ServiceError) -> tuple[int, bytes]:
+    return ERROR, error.code.encode() + b"\0" + str(error).encode(errors="replace")
 
 
 @lru_cache

@@ -4,17 +4,20 @@ Measured, for pictures within the default limits: a JPEG of 0.33 MB whose 2,000 
 one of 20 MiB would take hours; every other format's worst file took up to 3.6 s. docs/reliability.md has the table.
 """
 
+import asyncio
 import logging
 import signal
+import socket
+from collections.abc import Callable
+from functools import lru_cache
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
-from threading import Lock
 
 import numpy as np
 
 from service import decoder_process
 from service.artifact import Preprocessing
-from service.decoder_process import DecodeLimits, ask
+from service.decoder_process import ANSWER, PIXELS, QUESTION, DecodeLimits
 from service.errors import BadPicture, BrokenPicture, PictureTooLarge, PictureTooSlow, ServiceError, UnsupportedPicture
 from service.metrics import Metrics
 from service.preprocessing import Pixels
@@ -33,6 +36,10 @@ END_SECONDS = 5
 """How long a process gets to end once its connection is closed."""
 
 
+class _Ended(Exception):
+    """A decoder's connection was closed before its answer."""
+
+
 class _Died(Exception):
     """A decoder process has ended with a picture in work."""
 
@@ -41,42 +48,81 @@ class _Died(Exception):
         self.exitcode = exitcode
 
 
-class _Decoder:
-    """One process. Used by one thread at a time."""
+class _Decoder(asyncio.Protocol):
+    """One process, and the connection to it. Has one picture at a time."""
 
-    def __init__(self, limits: DecodeLimits) -> None:
-        self._connection, theirs = FORK.Pipe()
-        self.process: BaseProcess = FORK.Process(
-            target=decoder_process.work, args=(theirs, limits), name="decoder", daemon=True
-        )
-        self.process.start()
-        theirs.close()
+    def __init__(self, process: BaseProcess, on_end: Callable[["_Decoder"], None]) -> None:
+        self.process = process
+        self._on_end = on_end
+        self._ended = False
+        self._transport: asyncio.Transport
+        self._answer: asyncio.Future[tuple[int, memoryview]] | None = None
+        self._received = bytearray()
 
-    def read_pixels(self, data: bytes, preprocessing: Preprocessing) -> Pixels:
-        """Raises BadPicture, or _Died."""
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # of a socket
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        if len(self._received) < ANSWER.size:
+            return
+        kind, length = ANSWER.unpack_from(self._received)
+        if len(self._received) == ANSWER.size + length and self._answer is not None and not self._answer.done():
+            self._answer.set_result((kind, memoryview(self._received)[ANSWER.size :]))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._ended = True
+        self._on_end(self)
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(_Ended())
+
+    async def read_pixels(self, data: bytes, preprocessing: Preprocessing) -> Pixels:
+        """Raises BadPicture, or _Died. Cancelled, it leaves the process with the picture."""
+        if self._ended:
+            raise await self._died()
+        self._received = bytearray()
+        self._answer = asyncio.get_running_loop().create_future()
+        text = _as_json(preprocessing)
+        self._transport.writelines((QUESTION.pack(len(text), len(data)), text, data))
         try:
-            ask(self._connection, preprocessing.model_dump_json().encode(), data)
-            answer = self._connection.recv_bytes()
-        except (EOFError, OSError) as error:
-            self.process.join()
-            raise _Died(self.process.exitcode) from error
-        if answer[:1] == decoder_process.PIXELS:
+            kind, answer = await self._answer
+        except _Ended:
+            raise await self._died() from None
+        if kind == PIXELS:
             size = preprocessing.image_size
-            return np.frombuffer(answer, np.uint8, offset=1).reshape(size, size, 3)
-        code, _, message = answer[1:].partition(b"\0")
+            return np.frombuffer(answer, np.uint8).reshape(size, size, 3)
+        code, _, message = answer.tobytes().partition(b"\0")
         raise ERRORS[code.decode()](message.decode())
 
     def close(self) -> None:
-        self._connection.close()
-        self.process.join(END_SECONDS)
-        if self.process.exitcode is None:
-            self.process.kill()
-            self.process.join()
-        self.process.close()
+        """Ends the process, if it is not stuck in a picture."""
+        self._transport.close()
+
+    async def join(self) -> int | None:
+        """Wait until the process has ended, or end it. Returns how it ended, as `multiprocessing.Process.exitcode`."""
+        return await asyncio.to_thread(_join, self.process)
+
+    async def _died(self) -> "_Died":
+        return _Died(await self.join())
+
+
+def _join(process: BaseProcess) -> int | None:
+    process.join(END_SECONDS)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+    exitcode = process.exitcode
+    process.close()
+    return exitcode
+
+
+@lru_cache
+def _as_json(preprocessing: Preprocessing) -> bytes:
+    return preprocessing.model_dump_json().encode()
 
 
 class Decoders:
-    """Decoder processes, as many as threads ask at once. May be used from any thread.
+    """Decoder processes, as many as are asked at once. Belongs to the event loop.
 
     Args:
         limits: of each picture.
@@ -86,17 +132,16 @@ class Decoders:
     def __init__(self, limits: DecodeLimits, metrics: Metrics) -> None:
         self._limits = limits
         self._metrics = metrics
-        self._lock = Lock()
         self._idle: list[_Decoder] = []
         self._closed = False
         self.failure: str | None = None
         """Why no process could be started when one was last needed; None if it could."""
 
-    def start(self, processes: int) -> None:
+    async def start(self, processes: int) -> None:
         """Have so many ready. Raises OSError if they cannot be started."""
-        self._idle += [_Decoder(self._limits) for _ in range(processes)]
+        self._idle += [await self._started() for _ in range(processes)]
 
-    def read_pixels(self, data: bytes, preprocessing: Preprocessing) -> Pixels:
+    async def read_pixels(self, data: bytes, preprocessing: Preprocessing) -> Pixels:
         """Decode, resize and crop one encoded picture to uint8 (size, size, 3).
 
         A process that dies without its alarm may have been ended from outside, so its picture gets a second one.
@@ -106,19 +151,18 @@ class Decoders:
             ServiceError: no process can be started.
         """
         try:
-            return self._read_pixels(self._take(), data, preprocessing)
+            return await self._read_pixels(self._idle.pop() if self._idle else await self._new(), data, preprocessing)
         except _Died as died:
             logger.warning("a decoder process ended with %s; its picture gets another one", died.exitcode)
         try:  # a new one, as those that wait may have ended with the first
-            return self._read_pixels(self._new(), data, preprocessing)
+            return await self._read_pixels(await self._new(), data, preprocessing)
         except _Died as died:
             raise BrokenPicture("the decoder crashed on the picture") from died
 
-    def _read_pixels(self, decoder: _Decoder, data: bytes, preprocessing: Preprocessing) -> Pixels:
+    async def _read_pixels(self, decoder: _Decoder, data: bytes, preprocessing: Preprocessing) -> Pixels:
         try:
-            pixels = decoder.read_pixels(data, preprocessing)
+            pixels = await decoder.read_pixels(data, preprocessing)
         except _Died as died:
-            decoder.close()
             too_slow = died.exitcode == -signal.SIGALRM
             self._metrics.decoder_deaths.labels("timeout" if too_slow else "crash").inc()
             if too_slow:
@@ -129,18 +173,15 @@ class Decoders:
         except BadPicture:
             self._give_back(decoder)
             raise
+        except BaseException:
+            decoder.close()  # whatever it still answers is nobody's
+            raise
         self._give_back(decoder)
         return pixels
 
-    def _take(self) -> _Decoder:
-        with self._lock:
-            if self._idle:
-                return self._idle.pop()
-        return self._new()
-
-    def _new(self) -> _Decoder:
+    async def _new(self) -> _Decoder:
         try:
-            decoder = _Decoder(self._limits)
+            decoder = await self._started()
         except OSError as error:
             self.failure = f"no decoder process can be started: {error}"
             logger.error(self.failure)
@@ -148,17 +189,34 @@ class Decoders:
         self.failure = None
         return decoder
 
-    def _give_back(self, decoder: _Decoder) -> None:
-        with self._lock:
-            if not self._closed:
-                self._idle.append(decoder)
-                return
-        decoder.close()
+    async def _started(self) -> _Decoder:
+        ours, theirs = socket.socketpair()
+        process = FORK.Process(target=decoder_process.work, args=(theirs, self._limits), name="decoder", daemon=True)
+        try:
+            with theirs:
+                await asyncio.to_thread(process.start)
+            ours.setblocking(False)
+            loop = asyncio.get_running_loop()
+            _, decoder = await loop.create_connection(lambda: _Decoder(process, self._forget), sock=ours)
+        except BaseException:
+            ours.close()
+            raise
+        return decoder
 
-    def close(self) -> None:
+    def _give_back(self, decoder: _Decoder) -> None:
+        if self._closed:
+            decoder.close()
+        else:
+            self._idle.append(decoder)
+
+    def _forget(self, decoder: _Decoder) -> None:
+        if decoder in self._idle:
+            self._idle.remove(decoder)
+
+    async def close(self) -> None:
         """End the processes; those in use end when they are given back."""
-        with self._lock:
-            self._closed, idle = True, self._idle
-            self._idle = []
+        self._closed, idle = True, self._idle
+        self._idle = []
         for decoder in idle:
             decoder.close()
+        await asyncio.gather(*(decoder.join() for decoder in idle))

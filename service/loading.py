@@ -14,10 +14,10 @@ from service.proof import require_same_answers
 from service.providers import CPU, GpuOptions
 from service.repository import ModelFile
 from service.running import Runner
+from service.scheduling import Scheduler
 from service.session import Session
 from service.settings import Settings
 from service.tuning import BatchTime, batch_sizes, best_limit, measure_curve
-from service.workers import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -44,13 +44,13 @@ class Opened:
         return next(time for time in self.curve if time.batch == self.limit)
 
 
-async def load_model(file: ModelFile, settings: Settings, cores: Workers, metrics: Metrics) -> ServedModel:
+async def load_model(file: ModelFile, settings: Settings, scheduler: Scheduler, metrics: Metrics) -> ServedModel:
     """Open a model, check its proof, measure and warm it.
 
     Args:
         file: which.
         settings: devices, instances and batch sizes.
-        cores: the threads that run models on the CPU.
+        scheduler: what takes its batches.
         metrics: where the model's series are.
 
     Raises:
@@ -61,7 +61,7 @@ async def load_model(file: ModelFile, settings: Settings, cores: Workers, metric
     first, limit = opened[0], opened[0].limit
     queue = BatchQueue(limit=limit, patience=first.at_limit.seconds)
     model_metrics = metrics.of_model(file.name, file.version, first.session.artifact.labels)
-    runners: dict[Runner, Workers] = {}
+    runners: list[Runner] = []
     for each in opened:
         on_cpu = each.session.provider == CPU
         if not on_cpu:
@@ -75,10 +75,9 @@ async def load_model(file: ModelFile, settings: Settings, cores: Workers, metric
             name=file.name,
             metrics=model_metrics,
         )
-        workers = cores if on_cpu else Workers(1, f"infer-{file.name}")
-        workers.attach(runner)
-        runners[runner] = workers
-    rate = ServiceRate(sum(each.at_limit.pictures_per_second for each in opened), cores.threads)
+        scheduler.attach(runner, on_cores=on_cpu)
+        runners.append(runner)
+    rate = ServiceRate(sum(each.at_limit.pictures_per_second for each in opened), scheduler.slots)
     logger.info(
         "%s version %d on %s: batches of up to %d, %.0f pictures/s without decoding",
         file.name, file.version, first.session.provider, limit, rate.per_second,
@@ -89,7 +88,7 @@ async def load_model(file: ModelFile, settings: Settings, cores: Workers, metric
         curve=first.curve,
         queue=queue,
         runners=runners,
-        own_workers=[workers for workers in runners.values() if workers is not cores],
+        scheduler=scheduler,
         # A picture may just miss a batch, and then waits for two.
         admission=Admission(file.name, settings.max_queue, rate, margin=2 * first.at_limit.seconds),
         metrics=model_metrics,

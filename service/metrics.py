@@ -116,7 +116,7 @@ class Metrics:
             "reason",
         )
         self.decode_busy_threads = self._gauge(
-            "stripmlp_decode_busy_threads", "Threads that are decoding a picture.", "livesum"
+            "stripmlp_decode_busy_threads", "Pictures that are being decoded.", "livesum"
         )
         self.decoder_deaths = self._counter(
             "stripmlp_decoder_deaths", "Decoder processes that ended with a picture in work.", "reason"

@@ -14,9 +14,9 @@ from service.errors import BadRequest, ModelNotFound, NotReady
 from service.metrics import Metrics, ModelMetrics
 from service.repository import ModelFile
 from service.running import Runner
+from service.scheduling import Scheduler
 from service.settings import Settings
 from service.tuning import BatchTime
-from service.workers import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +32,9 @@ class ServedModel:
     artifact: Artifact
     curve: Sequence[BatchTime]
     queue: BatchQueue
-    runners: Mapping[Runner, Workers]
-    """What runs it, and on whose threads."""
-    own_workers: Sequence[Workers]
-    """Threads that run no other model."""
+    runners: Sequence[Runner]
+    scheduler: Scheduler
+    """What its runners are attached to."""
     admission: Admission
     metrics: ModelMetrics
     _users: int = 0
@@ -48,7 +47,7 @@ class ServedModel:
     @property
     def provider(self) -> str:
         """The execution provider that its sessions report."""
-        return next(iter(self.runners)).provider
+        return self.runners[0].provider
 
     def retry_after(self) -> int:
         """Whole seconds until half of what is in work is done."""
@@ -80,11 +79,9 @@ class ServedModel:
 
     async def close(self) -> None:
         """Let go of sessions and threads, whoever may still wait for an answer."""
-        for runner, workers in self.runners.items():
-            workers.detach(runner)
+        for runner in self.runners:
+            await self.scheduler.detach(runner)
             await runner.close()
-        for workers in self.own_workers:
-            await asyncio.to_thread(workers.close)
 
 
 class Models:
@@ -93,14 +90,14 @@ class Models:
     Args:
         settings: the default model, and how long a job may take.
         metrics: where the models are described.
-        workers: the threads that have pictures decoded, and run models on the CPU.
+        scheduler: what decodes and runs.
         decoders: the processes that decode.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, workers: Workers, decoders: Decoders) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, scheduler: Scheduler, decoders: Decoders) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._workers = workers
+        self._scheduler = scheduler
         self._decoders = decoders
         self._served: dict[Key, ServedModel] = {}
         self._newest: dict[str, ServedModel] = {}
@@ -127,9 +124,8 @@ class Models:
             model.require_working()
         if self._decoders.failure is not None:
             raise NotReady(self._decoders.failure)
-        for workers in {self._workers, *(each for model in self.served for each in model.runners.values())}:
-            if workers.longest_job > self._settings.stall_seconds:
-                raise NotReady(f"a run or a decode has not ended for {workers.longest_job:.0f} seconds")
+        if self._scheduler.longest_job > self._settings.stall_seconds:
+            raise NotReady(f"a run or a decode has not ended for {self._scheduler.longest_job:.0f} seconds")
 
     @property
     def served(self) -> list[ServedModel]:
@@ -183,7 +179,7 @@ class Models:
             self._metrics.ready.set(0)
         else:
             self._metrics.ready.set(1)
-        self._metrics.decode_busy_threads.set(self._workers.decoding)
+        self._metrics.decode_busy_threads.set(self._scheduler.decoding)
         for name in self._newest:
             served = [model for model in self.served if model.file.name == name]
             self._metrics.queue_images.labels(name).set(sum(model.admission.in_work for model in served))

@@ -14,8 +14,8 @@ from service.loading import load_model
 from service.metrics import Metrics
 from service.models import Key, Models, ServedModel
 from service.repository import ModelFile, Stamp, find_models
+from service.scheduling import Scheduler
 from service.settings import Settings
-from service.workers import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class Reloader:
     Args:
         settings: which repository, how many versions, how often to look.
         models: what to keep up to date.
-        workers: the threads that run models on the CPU.
+        scheduler: what takes the models' batches.
         metrics: where the models' series are.
         keys: read anew with every look, if there are any.
         on_failure: called once if a model cannot be served at the start; the service never gets ready then.
@@ -36,14 +36,14 @@ class Reloader:
         self,
         settings: Settings,
         models: Models,
-        workers: Workers,
+        scheduler: Scheduler,
         metrics: Metrics,
         keys: Keys | None,
         on_failure: Callable[[StartupError], None],
     ) -> None:
         self._settings = settings
         self._models = models
-        self._workers = workers
+        self._scheduler = scheduler
         self._metrics = metrics
         self._keys = keys
         self._on_failure = on_failure
@@ -175,7 +175,7 @@ class Reloader:
         return model
 
     async def _load(self, file: ModelFile) -> ServedModel:
-        model = await load_model(file, self._settings, self._workers, self._metrics)
+        model = await load_model(file, self._settings, self._scheduler, self._metrics)
         if not file.unchanged:
             await model.close()
             raise UnusableModel(f"{file.path} changed while it was loaded")

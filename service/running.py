@@ -25,7 +25,7 @@ LONGEST_PAUSE_SECONDS = 60
 class Runner:
     """One session of a model, and the queue that feeds it.
 
-    Its attributes `running` and `capacity` are for `Workers`, which changes `running` under its own lock.
+    Its attributes `running` and `capacity` are for `Scheduler`, which changes `running`.
 
     Args:
         queue: where batches come from.
@@ -73,7 +73,7 @@ class Runner:
         return not self.broken and self.running < self.capacity and len(self.queue) > 0
 
     def run(self, batch: list[Item]) -> None:
-        """Run a batch and hand every picture its result. Called in a worker thread, returns when it is done."""
+        """Run a batch and hand every picture its result. Called in a thread, returns when it is done."""
         started = perf_counter()
         results: Sequence[Scores | InferenceFailed]
         try:
@@ -161,6 +161,8 @@ def classify_batch(
     except Exception:  # whatever a runtime raises belongs to these pictures, not to the next ones
         logger.exception("model %s failed on a batch of %d", name, len(pictures))
     else:
+        if scores.is_finite:
+            return list(results)
         return [result if result.is_finite else _no_number(name) for result in results]
     if len(pictures) == 1:
         return [_failure(name)]

@@ -24,6 +24,7 @@ from service.errors import InferenceFailed, UnsupportedPicture
 from service.metrics import Metrics
 from service.models import ServedModel
 from service.repository import ModelFile, Stamp
+from service.scheduling import Scheduler
 from service.session import Scores
 from service.work import Result
 from tests.service import colours
@@ -52,17 +53,20 @@ def test_ranking_is_by_probability_then_number(values: list[float], top_k: int) 
 
 def model_of(name: str, version: int) -> ServedModel:
     async def build() -> ServedModel:
+        scheduler = Scheduler(1)
         queue = BatchQueue(limit=4, patience=0)
-        return ServedModel(
+        model = ServedModel(
             file=ModelFile(name, version, Path("model.onnx"), Stamp(1, 2, 3)),
             artifact=colours.artifact(),
             curve=[],
             queue=queue,
-            runners={},
-            own_workers=[],
+            runners=[],
+            scheduler=scheduler,
             admission=roomy(),
             metrics=Metrics().of_model(name, version, []),
         )
+        await scheduler.close()
+        return model
 
     return asyncio.run(build())
 

@@ -2,27 +2,23 @@
 
 import asyncio
 import math
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from random import Random
 from typing import TypeVar
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.batching import BatchQueue
 from service.errors import ClientGone
 from service.work import Item, Work
-from tests.service.live import PATIENCE
 from tests.service.stand_ins import places, work_of
 
 T = TypeVar("T")
 
 
 def in_loop(scenario: Callable[[], T]) -> T:
-    """Requests belong to an event loop, though a queue needs none."""
+    """Requests belong to an event loop."""
 
     async def run() -> T:
         return scenario()
@@ -90,7 +86,7 @@ def test_whoever_was_decoded_by_now_runs_first_come_first_served(takes: list[boo
 
 @given(st.integers(0, 40), st.integers(1, 20), st.integers(1, 8))
 @settings(deadline=None, max_examples=100)
-def test_threads_that_are_free_share_what_is_there(waiting: int, limit: int, sharers: int) -> None:
+def test_runs_that_can_start_share_what_is_there(waiting: int, limit: int, sharers: int) -> None:
     def scenario() -> None:
         queue = queue_of(limit)
         for item in work_of(0, *range(waiting)).items:
@@ -177,39 +173,5 @@ def test_every_listener_hears_of_every_picture_once_it_can_be_taken() -> None:
         queue.wake()
 
         assert heard == [(name, length) for length in (1, 2, 2) for name in ("first", "second")]
-
-    in_loop(scenario)
-
-
-@pytest.mark.parametrize("limit", [1, 3])
-def test_threads_that_put_and_take_at_once_lose_and_double_nothing(limit: int) -> None:
-    def scenario() -> None:
-        queue = queue_of(limit)
-        works = works_of([50] * 8)
-        start = threading.Barrier(12)
-        enough = threading.Semaphore(0)
-        queue.listen(enough.release)
-        taken: list[list[Item]] = []
-
-        def put(work: Work) -> None:
-            start.wait(PATIENCE)
-            for item in work.items:
-                queue.put(item)
-
-        def take() -> None:
-            start.wait(PATIENCE)
-            for _ in range(100):
-                assert enough.acquire(timeout=PATIENCE)
-                taken.append(queue.take(1))
-
-        with ThreadPoolExecutor(12) as pool:
-            done = [pool.submit(put, work) for work in works] + [pool.submit(take) for _ in range(4)]
-            for each in done:
-                each.result(PATIENCE)
-
-        assert sorted(item.place for batch in taken for item in batch) == [
-            (order, index) for order in range(8) for index in range(50)
-        ]
-        assert max(len(batch) for batch in taken) <= limit
 
     in_loop(scenario)

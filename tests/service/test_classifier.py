@@ -4,7 +4,6 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +39,10 @@ from service.pixels import read_pixels
 from service.preprocessing import Pixels
 from service.repository import ModelFile, Stamp
 from service.running import Runner
+from service.scheduling import Scheduler
 from service.session import Scores, Session
 from service.settings import Settings
 from service.work import Result
-from service.workers import Workers
 from tests.service import colours
 from tests.service.live import PATIENCE
 from tests.service.pictures import encode, noise, png
@@ -64,7 +63,7 @@ class Bench:
     Args:
         folder: where the model's file is made.
         run: in place of the model.
-        threads: that decode and run.
+        slots: for decodes and runs.
         per_second: the rate that admission reckons with.
         in_work: pictures of other requests.
         limits: settings.
@@ -75,7 +74,7 @@ class Bench:
         folder: Path,
         run: Run | None = None,
         *,
-        threads: int = 2,
+        slots: int = 2,
         per_second: float = 1e6,
         in_work: int = 0,
         **limits: Any,
@@ -84,20 +83,20 @@ class Bench:
         self.metrics = Metrics()
         path = colours.save_served(folder)
         self.session = Session.open(path, device="cpu", threads=1)
-        self.workers = Workers(threads, "test")
+        self.scheduler = Scheduler(slots)
         queue = BatchQueue(limit=4, patience=0.01)
         model_metrics = self.metrics.of_model("colours", 1, self.session.artifact.labels)
         self.runner = Runner(
             queue,
             session(run) if run else self.session,
-            capacity=threads,
+            capacity=slots,
             sizes=None,
             reopen=no_reopening,
             name="colours",
             metrics=model_metrics,
         )
-        self.workers.attach(self.runner)
-        self.admission = Admission("colours", self.settings.max_queue, ServiceRate(per_second, threads), margin=0)
+        self.scheduler.attach(self.runner, on_cores=True)
+        self.admission = Admission("colours", self.settings.max_queue, ServiceRate(per_second, slots), margin=0)
         if in_work:
             self.admission.admit(in_work, PATIENCE)
         self.model = ServedModel(
@@ -105,13 +104,13 @@ class Bench:
             artifact=self.session.artifact,
             curve=[],
             queue=queue,
-            runners={self.runner: self.workers},
-            own_workers=[],
+            runners=[self.runner],
+            scheduler=self.scheduler,
             admission=self.admission,
             metrics=model_metrics,
         )
         self.decoders = Decoders(self.settings.decode_limits, self.metrics)
-        self.classifier = Classifier(self.settings, self.workers, self.decoders)
+        self.classifier = Classifier(self.settings, self.scheduler, self.decoders)
 
     async def classify(
         self, pictures: Sequence[bytes], *, seconds: float = PATIENCE, receive: Receive = stay
@@ -139,8 +138,8 @@ async def bench_of(folder: Path, run: Run | None = None, **options: Any) -> Asyn
         async with asyncio.timeout(PATIENCE):
             yield bench
     finally:
-        await asyncio.to_thread(bench.workers.close)
-        await asyncio.to_thread(bench.decoders.close)
+        await bench.scheduler.close()
+        await bench.decoders.close()
 
 
 def in_loop(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -232,9 +231,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
     read = Decoders.read_pixels
 
-    def note(decoders: Decoders, data: bytes, preprocessing: Preprocessing) -> Pixels:
+    async def note(decoders: Decoders, data: bytes, preprocessing: Preprocessing) -> Pixels:
         decoded.append(data)
-        return read(decoders, data, preprocessing)
+        return await read(decoders, data, preprocessing)
 
     monkeypatch.setattr(Decoders, "read_pixels", note)
     return decoded
@@ -326,10 +325,10 @@ def test_what_nobody_foresaw_reaches_no_other_picture(
 ) -> None:
     read = Decoders.read_pixels
 
-    def fail_on_blue(decoders: Decoders, data: bytes, preprocessing: Preprocessing) -> Pixels:
+    async def fail_on_blue(decoders: Decoders, data: bytes, preprocessing: Preprocessing) -> Pixels:
         if data == png("blue"):
             raise error
-        return read(decoders, data, preprocessing)
+        return await read(decoders, data, preprocessing)
 
     monkeypatch.setattr(Decoders, "read_pixels", fail_on_blue)
 
@@ -361,31 +360,20 @@ class Client:
 
 
 class Hold:
-    """Keeps threads busy."""
+    """Takes every slot."""
 
-    def __init__(self, workers: Workers) -> None:
-        self.release = threading.Event()
-        self._entered = threading.Barrier(workers.threads + 1)
-        workers.decode([self._hold] * workers.threads)
-        self._entered.wait(PATIENCE)
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.release = asyncio.Event()
+        scheduler.decode([self._hold] * scheduler.slots)
 
-    def _hold(self) -> None:
-        self._entered.wait(PATIENCE)
-        assert self.release.wait(PATIENCE)
+    async def _hold(self) -> None:
+        await self.release.wait()
 
 
-async def all_done(workers: Workers) -> None:
-    """Every job that was queued before is done."""
-    done = [threading.Event() for _ in range(workers.threads)]
-    meeting = threading.Barrier(workers.threads)
-
-    def meet(event: threading.Event) -> None:
-        meeting.wait(PATIENCE)
-        event.set()
-
-    workers.decode([partial(meet, event) for event in done])
-    for event in done:
-        assert await asyncio.to_thread(event.wait, PATIENCE)
+async def all_done(scheduler: Scheduler) -> None:
+    """Nothing is decoded, runs, or waits any more."""
+    while scheduler.longest_job:  # noqa: ASYNC110 - nobody tells of it
+        await asyncio.sleep(0)
 
 
 async def in_work(bench: Bench, least: int) -> None:
@@ -430,14 +418,14 @@ def test_nothing_is_decoded_for_a_request_that_has_ended(
 ) -> None:
     async def scenario() -> None:
         async with bench_of(tmp_path) as bench:
-            hold = Hold(bench.workers)
+            hold = Hold(bench.scheduler)
             end = await ended(bench, how, [png("red")] * 3, None)
 
             assert type(end) is error
             assert bench.admission.in_work == 0
             assert bench.counted() == counted
             hold.release.set()
-            await all_done(bench.workers)
+            await all_done(bench.scheduler)
             assert decoded == []
             assert told(await bench.classify([png("blue")])) == ["blue"]
             assert bench.counted() == counted | {"ok": 1}
@@ -454,20 +442,20 @@ def test_nothing_reaches_the_session_for_a_request_that_has_ended(
     counted: dict[str, float],
 ) -> None:
     """The decoder is held up in a picture while the request ends."""
-    begun, release = threading.Event(), threading.Event()
+    begun, release = threading.Event(), asyncio.Event()
     runs: list[int] = []
 
     read = Decoders.read_pixels
 
-    def hold(decoders: Decoders, data: bytes, preprocessing: Preprocessing) -> Pixels:
+    async def hold(decoders: Decoders, data: bytes, preprocessing: Preprocessing) -> Pixels:
         begun.set()
-        assert release.wait(PATIENCE)
-        return read(decoders, data, preprocessing)
+        await release.wait()
+        return await read(decoders, data, preprocessing)
 
     monkeypatch.setattr(Decoders, "read_pixels", hold)
 
     async def scenario() -> None:
-        async with bench_of(tmp_path, threads=1) as bench:
+        async with bench_of(tmp_path, slots=1) as bench:
             run = Session.run
 
             def note(session: Session, pixels: Any) -> Scores:
@@ -479,7 +467,7 @@ def test_nothing_reaches_the_session_for_a_request_that_has_ended(
 
             assert type(end) is error
             release.set()
-            await all_done(bench.workers)
+            await all_done(bench.scheduler)
             assert told(await bench.classify([png("blue")])) == ["blue"]
             assert runs == [1]
             assert bench.admission.in_work == 0
@@ -500,8 +488,8 @@ def test_a_request_that_ends_during_its_run_disturbs_no_other(
             assert release.wait(PATIENCE)
             return bench.session.run(pixels)
 
-        async with bench_of(tmp_path, run, threads=1) as bench:
-            hold = Hold(bench.workers)
+        async with bench_of(tmp_path, run, slots=1) as bench:
+            hold = Hold(bench.scheduler)
             other = asyncio.create_task(bench.classify([png("blue")]))
             await in_work(bench, 1)
             ending = asyncio.create_task(ended(bench, how, [png("red")] * 3, entered))
@@ -511,7 +499,7 @@ def test_a_request_that_ends_during_its_run_disturbs_no_other(
             assert type(await ending) is error
             release.set()
             assert told(await other) == ["blue"]
-            await all_done(bench.workers)
+            await all_done(bench.scheduler)
             assert bench.admission.in_work == 0
             assert bench.counted() == counted | {"ok": 1}
 
@@ -521,7 +509,7 @@ def test_a_request_that_ends_during_its_run_disturbs_no_other(
 def test_a_deadline_that_has_passed_already_ends_the_request(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with bench_of(tmp_path) as bench:
-            hold = Hold(bench.workers)
+            hold = Hold(bench.scheduler)
             with pytest.raises(DeadlineExceeded):
                 await bench.classify([png("red")], seconds=-1)
             hold.release.set()
@@ -585,7 +573,7 @@ def test_however_requests_end_every_picture_is_counted_once_and_leaves(
                     outcome = "cancelled" if isinstance(end, asyncio.CancelledError) else "ok"
                 assert outcome == "ok" or kind != "answered"
                 expected[outcome] = expected.get(outcome, 0) + size
-            await all_done(bench.workers)
+            await all_done(bench.scheduler)
             assert bench.admission.in_work == 0
             assert bench.counted() == expected
 

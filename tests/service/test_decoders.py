@@ -1,13 +1,14 @@
 """Decoder processes: same pixels, and limits that hold whatever a decoder does."""
 
+import asyncio
 import os
 import signal
 import struct
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,14 +23,13 @@ from service.errors import (
     BrokenPicture,
     PictureTooLarge,
     PictureTooSlow,
-    ServiceError,
     UnsupportedPicture,
 )
 from service.metrics import Metrics
 from service.pixels import read_pixels
 from service.preprocessing import Pixels
 from tests.service import colours
-from tests.service.live import PATIENCE, await_true, classify, live_service, metric
+from tests.service.live import PATIENCE, classify, live_service, metric
 from tests.service.pictures import encode, noise, png
 from tests.service.processes import children
 
@@ -38,14 +38,19 @@ PREPROCESSING = colours.artifact().preprocessing
 LIMITS = DecodeLimits(max_pixels=50_000_000, max_bytes=1 << 20, seconds=PATIENCE, exact=True)
 
 
-@contextmanager
-def decoders_of(limits: DecodeLimits = LIMITS) -> Iterator[tuple[Decoders, Metrics]]:
+@asynccontextmanager
+async def decoders_of(limits: DecodeLimits = LIMITS) -> AsyncIterator[tuple[Decoders, Metrics]]:
     metrics = Metrics()
     decoders = Decoders(limits, metrics)
     try:
-        yield decoders, metrics
+        async with asyncio.timeout(PATIENCE):
+            yield decoders, metrics
     finally:
-        decoders.close()
+        await decoders.close()
+
+
+def in_loop(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(scenario())
 
 
 def deaths(metrics: Metrics, reason: str) -> float | None:
@@ -72,6 +77,15 @@ def of_process(decoders: Decoders) -> int:
     return decoder.process.pid
 
 
+def about(decoders: Decoders, what: str) -> str:
+    """What the kernel says of the one idle process."""
+    return Path(f"/proc/{of_process(decoders)}/{what}").read_text()
+
+
+def exists(pid: int | None) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
 def busy(pid: int) -> bool:
     """Whether it has used up time since it started: 0.2 seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -81,15 +95,19 @@ def busy(pid: int) -> bool:
 @pytest.mark.parametrize("exact", [True, False])
 def test_pixels_are_those_of_the_same_decoding_here(*, exact: bool) -> None:
     limits = DecodeLimits(max_pixels=1 << 20, max_bytes=1 << 20, seconds=PATIENCE, exact=exact)
-    with decoders_of(limits) as (decoders, _):
-        for size in (4, 9), (300, 400):
-            data = encode(noise(*size))
 
-            pixels = decoders.read_pixels(data, PREPROCESSING)
+    async def scenario() -> None:
+        async with decoders_of(limits) as (decoders, _):
+            for size in (4, 9), (300, 400):
+                data = encode(noise(*size))
 
-            np.testing.assert_array_equal(
-                pixels, read_pixels(data, PREPROCESSING, max_pixels=1 << 20, exact=exact), strict=True
-            )
+                pixels = await decoders.read_pixels(data, PREPROCESSING)
+
+                np.testing.assert_array_equal(
+                    pixels, read_pixels(data, PREPROCESSING, max_pixels=1 << 20, exact=exact), strict=True
+                )
+
+    in_loop(scenario)
 
 
 @pytest.mark.parametrize(
@@ -105,15 +123,19 @@ def test_pixels_are_those_of_the_same_decoding_here(*, exact: bool) -> None:
 def test_errors_are_those_of_the_same_decoding_here(data: bytes, error: type[BadPicture]) -> None:
     with pytest.raises(error) as here:
         read_pixels(data, PREPROCESSING, max_pixels=LIMITS.max_pixels, exact=True)
-    with decoders_of() as (decoders, metrics):
-        with pytest.raises(error) as there:
-            decoders.read_pixels(data, PREPROCESSING)
 
-        pid = of_process(decoders)
-        assert str(there.value).split(" <")[0] == str(here.value).split(" <")[0]
-        assert decoders.read_pixels(png("red"), PREPROCESSING).any()
-        assert of_process(decoders) == pid
-        assert deaths(metrics, "crash") is None
+    async def scenario() -> None:
+        async with decoders_of() as (decoders, metrics):
+            with pytest.raises(error) as there:
+                await decoders.read_pixels(data, PREPROCESSING)
+
+            pid = of_process(decoders)
+            assert str(there.value).split(" <")[0] == str(here.value).split(" <")[0]
+            assert (await decoders.read_pixels(png("red"), PREPROCESSING)).any()
+            assert of_process(decoders) == pid
+            assert deaths(metrics, "crash") is None
+
+    in_loop(scenario)
 
 
 def huge_frame(width: int, height: int) -> bytes:
@@ -124,58 +146,40 @@ def huge_frame(width: int, height: int) -> bytes:
 
 def test_a_frame_that_is_too_large_sets_no_memory_aside() -> None:
     """Pillow would neither refuse these 79 megapixels nor warn of them."""
-    with decoders_of() as (decoders, _):
-        with pytest.raises(PictureTooLarge, match="or a frame of it"):
-            decoders.read_pixels(huge_frame(8_900, 8_900), PREPROCESSING)
 
-        status = Path(f"/proc/{of_process(decoders)}/status").read_text()
-        assert int(status.partition("VmHWM:")[2].split()[0]) < 80_000
+    async def scenario() -> None:
+        async with decoders_of() as (decoders, _):
+            with pytest.raises(PictureTooLarge, match="or a frame of it"):
+                await decoders.read_pixels(huge_frame(8_900, 8_900), PREPROCESSING)
+
+            status = about(decoders, "status")
+            assert int(status.partition("VmHWM:")[2].split()[0]) < 80_000
+
+    in_loop(scenario)
 
 
 def test_a_decoder_that_takes_too_long_is_ended(slow: bytes) -> None:
     limits = DecodeLimits(max_pixels=50_000_000, max_bytes=1 << 20, seconds=0.3, exact=True)
-    with decoders_of(limits) as (decoders, metrics):
-        decoders.start(1)
-        pid = of_process(decoders)
 
-        with pytest.raises(PictureTooSlow, match=r"longer than the 0\.3 seconds"):
-            decoders.read_pixels(slow, PREPROCESSING)
+    async def scenario() -> None:
+        async with decoders_of(limits) as (decoders, metrics):
+            await decoders.start(1)
+            pid = of_process(decoders)
 
-        assert not Path(f"/proc/{pid}").exists()
-        assert deaths(metrics, "timeout") == 1
-        assert decoders.read_pixels(png("red"), PREPROCESSING).any()
+            with pytest.raises(PictureTooSlow, match=r"longer than the 0\.3 seconds"):
+                await decoders.read_pixels(slow, PREPROCESSING)
 
+            assert not exists(pid)
+            assert deaths(metrics, "timeout") == 1
+            assert (await decoders.read_pixels(png("red"), PREPROCESSING)).any()
 
-class InThread:
-    """A picture that is being decoded in a thread."""
-
-    def __init__(self, decoders: Decoders, data: bytes) -> None:
-        self.result: Pixels | Exception | None = None
-        self._decoders = decoders
-        self._data = data
-        self._thread = threading.Thread(target=self._work)
-        self._thread.start()
-
-    def _work(self) -> None:
-        try:
-            self.result = self._decoders.read_pixels(self._data, PREPROCESSING)
-        except ServiceError as error:
-            self.result = error
-
-    def end(self) -> Pixels | Exception | None:
-        self._thread.join(PATIENCE)
-        return self.result
+    in_loop(scenario)
 
 
-def kill_when_busy(known: set[int]) -> int:
+async def kill_when_busy(known: set[int]) -> int:
     """End the decoder process that is at work and none of these."""
-    found: list[int] = []
-
-    def is_there() -> bool:
-        found[:] = [pid for pid in grandchildren() - known if busy(pid)]
-        return bool(found)
-
-    await_true(is_there)
+    while not (found := [pid for pid in grandchildren() - known if busy(pid)]):  # noqa: ASYNC110 - nobody tells of it
+        await asyncio.sleep(0)
     os.kill(found[0], signal.SIGKILL)
     return found[0]
 
@@ -186,48 +190,62 @@ def grandchildren() -> set[int]:
 
 
 def test_a_picture_whose_process_was_ended_gets_another(slow: bytes) -> None:
-    with decoders_of() as (decoders, metrics):
-        others = grandchildren()
-        picture = InThread(decoders, slow)
-        kill_when_busy(others)
+    async def scenario() -> None:
+        async with decoders_of() as (decoders, metrics):
+            others = grandchildren()
+            picture = asyncio.create_task(decoders.read_pixels(slow, PREPROCESSING))
+            await kill_when_busy(others)
 
-        assert isinstance(picture.end(), np.ndarray)
-        assert deaths(metrics, "crash") == 1
+            assert (await picture).shape == (colours.SIZE, colours.SIZE, 3)
+            assert deaths(metrics, "crash") == 1
+
+    in_loop(scenario)
 
 
 def test_a_picture_that_ends_two_processes_is_broken(slow: bytes) -> None:
-    with decoders_of() as (decoders, metrics):
-        others = grandchildren()
-        picture = InThread(decoders, slow)
-        others.add(kill_when_busy(others))
-        kill_when_busy(others)
+    async def scenario() -> None:
+        async with decoders_of() as (decoders, metrics):
+            others = grandchildren()
+            picture = asyncio.create_task(decoders.read_pixels(slow, PREPROCESSING))
+            others.add(await kill_when_busy(others))
+            await kill_when_busy(others)
 
-        assert isinstance(picture.end(), BrokenPicture)
-        assert deaths(metrics, "crash") == 2
+            with pytest.raises(BrokenPicture, match="crashed on the picture"):
+                await picture
+            assert deaths(metrics, "crash") == 2
+
+    in_loop(scenario)
 
 
 def test_processes_that_died_idle_cost_no_picture() -> None:
-    with decoders_of() as (decoders, _):
-        others = grandchildren()
-        decoders.start(3)
-        died = grandchildren() - others
-        for pid in died:
-            os.kill(pid, signal.SIGKILL)
+    async def scenario() -> None:
+        async with decoders_of() as (decoders, _):
+            others = grandchildren()
+            await decoders.start(3)
+            died = grandchildren() - others
+            for pid in died:
+                os.kill(pid, signal.SIGKILL)
 
-        assert decoders.read_pixels(png("red"), PREPROCESSING).any()
-        assert of_process(decoders) not in died
+            assert (await decoders.read_pixels(png("red"), PREPROCESSING)).any()
+            alive = [decoder for decoder in decoders._idle if decoder.process.pid not in died]
+            assert len(alive) == 1
+
+    in_loop(scenario)
 
 
 def test_the_kernel_bounds_memory_and_files() -> None:
-    with decoders_of() as (decoders, _):
-        decoders.start(1)
-        decoders.read_pixels(png("red"), PREPROCESSING)
-        rows = Path(f"/proc/{of_process(decoders)}/limits").read_text().splitlines()
-        limits = {row[:26].strip(): row[26:].split()[0] for row in rows}
+    async def scenario() -> None:
+        async with decoders_of() as (decoders, _):
+            await decoders.start(1)
+            await decoders.read_pixels(png("red"), PREPROCESSING)
+            rows = about(decoders, "limits").splitlines()
+            limits = {row[:26].strip(): row[26:].split()[0] for row in rows}
 
-        assert LIMITS.memory == 20 * 50_000_000 + 2 * (1 << 20) + (64 << 20)
-        assert LIMITS.memory < int(limits["Max address space"]) < LIMITS.memory + (1 << 31)
-        assert limits["Max core file size"] == "0"
+            assert LIMITS.memory == 20 * 50_000_000 + 2 * (1 << 20) + (64 << 20)
+            assert LIMITS.memory < int(limits["Max address space"]) < LIMITS.memory + (1 << 31)
+            assert limits["Max core file size"] == "0"
+
+    in_loop(scenario)
 
 
 def test_a_picture_that_takes_more_memory_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,17 +255,55 @@ def test_a_picture_that_takes_more_memory_is_too_large(monkeypatch: pytest.Monke
     monkeypatch.setattr(decoder_process, "read_pixels", out_of_memory)
     text = PREPROCESSING.model_dump_json().encode()
 
-    answer = decoder_process._answer(decoder_process.LENGTH.pack(len(text)) + text, LIMITS)
+    kind, answer = decoder_process._answer(text, b"", LIMITS)
 
-    assert answer.startswith(b"\1picture_too_large\0decoding the picture takes more than the ")
+    assert kind == decoder_process.ERROR
+    assert answer.startswith(b"picture_too_large\0decoding the picture takes more than the ")
+
+
+def test_a_picture_that_nobody_waits_for_any_more_takes_its_process_along(slow: bytes) -> None:
+    """What it would still answer is no other picture's."""
+
+    async def scenario() -> None:
+        async with decoders_of() as (decoders, metrics):
+            await decoders.start(1)
+            pid = of_process(decoders)
+            picture = asyncio.create_task(decoders.read_pixels(slow, PREPROCESSING))
+            while not busy(pid):  # noqa: ASYNC110 - nobody tells of it
+                await asyncio.sleep(0)
+            picture.cancel()
+            await asyncio.wait([picture])
+
+            assert (await decoders.read_pixels(png("red"), PREPROCESSING)).any()
+            assert of_process(decoders) != pid
+            assert deaths(metrics, "crash") is None
+
+    in_loop(scenario)
+
+
+def test_pictures_at_once_each_get_their_own_pixels() -> None:
+    data = [encode(noise(20 + number, 30)) for number in range(24)]
+
+    async def scenario() -> None:
+        async with decoders_of() as (decoders, _):
+            found = await asyncio.gather(*(decoders.read_pixels(each, PREPROCESSING) for each in data))
+            for each, pixels in zip(data, found, strict=True):
+                np.testing.assert_array_equal(
+                    pixels, read_pixels(each, PREPROCESSING, max_pixels=1 << 20, exact=True), strict=True
+                )
+
+    in_loop(scenario)
 
 
 def test_processes_end_with_their_decoders() -> None:
-    with decoders_of() as (decoders, _):
-        decoders.start(2)
-        pids = [decoder.process.pid for decoder in decoders._idle]
-    assert len(pids) == 2
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    async def scenario() -> None:
+        async with decoders_of() as (decoders, _):
+            await decoders.start(2)
+            pids = [decoder.process.pid for decoder in decoders._idle]
+        assert len(pids) == 2
+        assert not any(exists(pid) for pid in pids)
+
+    in_loop(scenario)
 
 
 @pytest.fixture
@@ -272,7 +328,10 @@ def no_processes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 def test_a_service_without_decoders_says_so_and_recovers(
     colour_models: Path, monkeypatch: pytest.MonkeyPatch, no_processes: Callable[[], None]
 ) -> None:
-    monkeypatch.setattr(Decoders, "start", lambda *_: None)
+    async def none(*_: object) -> None:
+        """No decoders."""
+
+    monkeypatch.setattr(Decoders, "start", none)
     with live_service(colour_models) as client:
         answer = classify(client, png("red"))
         assert answer.status_code == 500

@@ -1,5 +1,6 @@
 """What the metrics count."""
 
+import asyncio
 import threading
 from pathlib import Path
 from typing import get_args
@@ -13,8 +14,8 @@ from service.errors import Outcome
 from service.metrics import Metrics
 from service.models import Models
 from service.preprocessing import Pixels
+from service.scheduling import Scheduler
 from service.settings import Settings
-from service.workers import Workers
 from tests.service import colours
 from tests.service.conftest import Gate, InThread
 from tests.service.live import PATIENCE, classify, listening_service, live_service, metric
@@ -69,8 +70,8 @@ def test_the_metrics_say_that_cuda_was_asked_for(colour_models: Path, monkeypatc
 
 
 def test_a_service_that_is_about_to_end_is_not_ready(tmp_path: Path) -> None:
-    settings, metrics, workers = Settings(models=tmp_path), Metrics(), Workers(1, "test")
-    models = Models(settings, metrics, workers, Decoders(settings.decode_limits, metrics))
+    settings, metrics, scheduler = Settings(models=tmp_path), Metrics(), Scheduler(1)
+    models = Models(settings, metrics, scheduler, Decoders(settings.decode_limits, metrics))
 
     def ready() -> float | None:
         models.update_gauges()
@@ -81,7 +82,7 @@ def test_a_service_that_is_about_to_end_is_not_ready(tmp_path: Path) -> None:
     assert ready() == 1
     models.draining = True
     assert ready() == 0
-    workers.close()
+    asyncio.run(scheduler.close())
 
 
 def test_a_series_that_is_forgotten_is_gone() -> None:
@@ -124,17 +125,17 @@ def test_models_of_many_classes_have_no_series_for_each(labels: int, series: int
     assert metrics.registry.get_sample_value("stripmlp_top1_probability_count", {"model": "m"}) == 1
 
 
-def test_threads_that_decode_are_shown(
+def test_pictures_that_are_being_decoded_are_shown(
     colour_models: Path, in_thread: InThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entered, release = threading.Event(), threading.Event()
 
     read = Decoders.read_pixels
 
-    def hold(decoders: Decoders, data: bytes, preprocessing: Preprocessing) -> Pixels:
+    async def hold(decoders: Decoders, data: bytes, preprocessing: Preprocessing) -> Pixels:
         entered.set()
-        assert release.wait(PATIENCE)
-        return read(decoders, data, preprocessing)
+        assert await asyncio.to_thread(release.wait, PATIENCE)
+        return await read(decoders, data, preprocessing)
 
     monkeypatch.setattr(Decoders, "read_pixels", hold)
     with live_service(colour_models) as client:

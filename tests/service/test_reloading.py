@@ -15,8 +15,8 @@ from service.errors import StartupError
 from service.metrics import Metrics
 from service.models import Models
 from service.reloading import Reloader
+from service.scheduling import Scheduler
 from service.settings import Settings
-from service.workers import Workers
 from tests.service import colours
 from tests.service.conftest import Gate, InThread
 from tests.service.live import PATIENCE, await_metric, await_true, classify, failed_start, live_service, metric
@@ -368,11 +368,11 @@ def test_leaving_while_models_load_ends_the_loading(colour_models: Path) -> None
     failures: list[StartupError] = []
 
     async def scenario() -> str | None:
-        metrics, workers = Metrics(), Workers(1, "work")
-        models = Models(settings, metrics, workers, Decoders(settings.decode_limits, metrics))
-        async with Reloader(settings, models, workers, metrics, None, failures.append):
+        metrics, scheduler = Metrics(), Scheduler(1)
+        models = Models(settings, metrics, scheduler, Decoders(settings.decode_limits, metrics))
+        async with Reloader(settings, models, scheduler, metrics, None, failures.append):
             await asyncio.sleep(0)  # the loading has begun
-        workers.close()
+        await scheduler.close()
         return models.unready
 
     assert asyncio.run(scenario()) == "the service is shutting down"

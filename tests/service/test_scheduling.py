@@ -1,24 +1,23 @@
-"""The threads: what goes first, who shares, and that nothing stops them."""
+"""The scheduler: what goes first, who shares, and that nothing stops it."""
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from functools import partial
-from time import monotonic
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service import workers as workers_module
+from service import scheduling
 from service.batching import BatchQueue
 from service.errors import ClientGone
 from service.preprocessing import Pixels
+from service.scheduling import Scheduler
 from service.session import Scores
 from service.work import Item, Work
-from service.workers import Workers
 from tests.service.live import PATIENCE
 from tests.service.stand_ins import Held, Noted, echo, results_of, runner_of, work_of
 
@@ -27,36 +26,31 @@ class Fatal(BaseException):
     """Not caught by `except Exception`."""
 
 
-@contextmanager
-def workers_of(threads: int) -> Iterator[Workers]:
-    workers = Workers(threads, "test")
+@asynccontextmanager
+async def scheduler_of(slots: int) -> AsyncIterator[Scheduler]:
+    scheduler = Scheduler(slots)
     try:
-        yield workers
+        yield scheduler
     finally:
-        workers.close()
+        await scheduler.close()
 
 
-def await_idle(workers: Workers) -> None:
-    """Until every thread waits for something to do."""
-    given_up = monotonic() + PATIENCE
-    while True:
-        with workers._lock:
-            if len(workers._idle) == workers.threads:
-                return
-        assert monotonic() < given_up
+async def idle(scheduler: Scheduler) -> None:
+    """Until nothing is decoded and nothing runs."""
+    while scheduler._busy_since:  # noqa: ASYNC110 - nobody tells of it
+        await asyncio.sleep(0)
 
 
-@contextmanager
-def held_up(workers: Workers) -> Iterator[None]:
-    """Every thread is busy; on leaving, all of them look for what to do next."""
-    entered, release = threading.Barrier(workers.threads + 1), threading.Event()
+@asynccontextmanager
+async def held_up(scheduler: Scheduler) -> AsyncIterator[None]:
+    """Every slot is taken; on leaving, each is given to what comes next."""
+    release = asyncio.Event()
 
-    def hold() -> None:
-        entered.wait(PATIENCE)
-        assert release.wait(PATIENCE)
+    async def hold() -> None:
+        await release.wait()
 
-    workers.decode([hold] * workers.threads)
-    entered.wait(PATIENCE)
+    scheduler.decode([hold] * scheduler.slots)
+    assert scheduler.decoding == scheduler.slots
     try:
         yield
     finally:
@@ -73,6 +67,15 @@ def put(queue: BatchQueue, *works: Work) -> None:
             queue.put(item)
 
 
+def job(do: Callable[[], object]) -> Callable[[], Coroutine[Any, Any, None]]:
+    """A decode that does this at once."""
+
+    async def run() -> None:
+        do()
+
+    return run
+
+
 def in_loop(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
     async def run() -> None:
         async with asyncio.timeout(PATIENCE):
@@ -83,56 +86,57 @@ def in_loop(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 def test_jobs_are_done_first_come_first_served() -> None:
     done: list[int] = []
-    last = threading.Event()
-    with workers_of(1) as workers:
-        workers.decode([partial(done.append, number) for number in range(5)])
-        workers.decode([lambda: done.append(5), last.set])
-        assert last.wait(PATIENCE)
 
+    async def scenario() -> None:
+        async with scheduler_of(1) as scheduler:
+            scheduler.decode([job(partial(done.append, number)) for number in range(5)])
+            scheduler.decode([job(partial(done.append, 5))])
+            await idle(scheduler)
+
+    in_loop(scenario)
     assert done == list(range(6))
 
 
-@pytest.mark.parametrize("jobs_at_once", [True, False])
-def test_as_many_jobs_as_there_are_threads_run_at_once(jobs_at_once: bool) -> None:
-    meeting = threading.Barrier(4)
-    met: list[bool] = []
-    all_met = threading.Semaphore(0)
+def test_as_many_jobs_as_there_are_slots_go_on_at_once() -> None:
+    going_on = most = 0
 
-    def meet() -> None:
-        meeting.wait(PATIENCE)
-        met.append(True)
-        all_met.release()
+    async def work() -> None:
+        nonlocal going_on, most
+        going_on += 1
+        most = max(most, going_on)
+        await asyncio.sleep(0)
+        going_on -= 1
 
-    with workers_of(4) as workers:
-        await_idle(workers)
-        if jobs_at_once:
-            workers.decode([meet] * 4)
-        else:
-            for _ in range(4):
-                workers.decode([meet])
-        for _ in range(4):
-            assert all_met.acquire(timeout=PATIENCE)
+    async def scenario() -> None:
+        async with scheduler_of(4) as scheduler:
+            scheduler.decode([work] * 20)
+            assert scheduler.decoding == 4
+            await idle(scheduler)
+            assert scheduler.decoding == 0
 
-    assert met == [True] * 4
+    in_loop(scenario)
+    assert most == 4
 
 
 @pytest.mark.parametrize("error", [Fatal("the end"), SystemExit(3), ValueError("odd")])
-def test_a_job_that_raises_kills_no_thread(error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
-    done = threading.Event()
+def test_a_job_that_raises_stops_nothing(error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
+    done: list[str] = []
 
-    def fail() -> None:
+    async def fail() -> None:
         raise error
 
-    with workers_of(1) as workers:
-        workers.decode([fail, fail, done.set])
-        assert done.wait(PATIENCE)
-        await_idle(workers)
-        assert workers.longest_job == 0
+    async def scenario() -> None:
+        async with scheduler_of(1) as scheduler:
+            scheduler.decode([fail, fail, job(partial(done.append, "done"))])
+            await idle(scheduler)
+            assert scheduler.longest_job == 0
 
-    assert caplog.text.count("a worker's job failed in a way that nobody foresaw") == 2
+    in_loop(scenario)
+    assert done == ["done"]
+    assert caplog.text.count("a decode failed in a way that nobody foresaw") == 2
 
 
-def test_a_runner_that_raises_kills_no_thread_and_keeps_its_place(
+def test_a_runner_that_raises_keeps_its_place(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario() -> None:
@@ -147,12 +151,12 @@ def test_a_runner_that_raises_kills_no_thread_and_keeps_its_place(
             run(batch)
 
         monkeypatch.setattr(runner, "run", raise_once)
-        with workers_of(1) as workers:
-            workers.attach(runner)
+        async with scheduler_of(1) as scheduler:
+            scheduler.attach(runner, on_cores=True)
             lost, answered = work_of(0, 1), work_of(1, 2)
             put(queue, lost)
-            assert await asyncio.to_thread(raised.wait, PATIENCE)
-            await asyncio.to_thread(await_idle, workers)
+            await idle(scheduler)
+            assert raised.is_set()
             assert runner.running == 0
             put(queue, answered)
             assert await results_of(answered) == [2]
@@ -166,8 +170,8 @@ def test_an_idle_session_takes_a_picture_at_once() -> None:
 
     async def scenario() -> None:
         queue = queue_of()
-        with workers_of(1) as workers:
-            workers.attach(runner_of(queue, noted))
+        async with scheduler_of(1) as scheduler:
+            scheduler.attach(runner_of(queue, noted), on_cores=True)
             for number in range(3):
                 work = work_of(number, number)
                 put(queue, work)
@@ -186,14 +190,14 @@ def order_of(queue: BatchQueue, pictures: int) -> list[str]:
         return echo(pixels)
 
     async def scenario() -> None:
-        with workers_of(1) as workers:
-            workers.attach(runner_of(queue, run))
+        async with scheduler_of(1) as scheduler:
+            scheduler.attach(runner_of(queue, run), on_cores=True)
             work = work_of(0, *range(pictures))
-            with held_up(workers):
-                workers.decode([lambda: order.append("job"), lambda: order.append("job")])
+            async with held_up(scheduler):
+                scheduler.decode([job(partial(order.append, "job"))] * 2)
                 put(queue, work)
             await results_of(work)
-            await asyncio.to_thread(await_idle, workers)
+            await idle(scheduler)
 
     in_loop(scenario)
     return order
@@ -218,10 +222,10 @@ def test_of_batches_that_are_due_the_one_that_waits_for_longest_goes_first() -> 
     async def scenario() -> None:
         queues = [queue_of(patience=0) for _ in range(3)]
         works = [work_of(0, number) for number in range(3)]
-        with workers_of(1) as workers:
+        async with scheduler_of(1) as scheduler:
             for queue in queues:
-                workers.attach(runner_of(queue, noted))
-            with held_up(workers):
+                scheduler.attach(runner_of(queue, noted), on_cores=True)
+            async with held_up(scheduler):
                 for place in (1, 2, 0):
                     put(queues[place], works[place])
             for work in works:
@@ -236,8 +240,8 @@ def test_pictures_gather_behind_a_run_up_to_the_limit() -> None:
 
     async def scenario() -> None:
         queue = queue_of(limit=4)
-        with workers_of(3) as workers:
-            workers.attach(runner_of(queue, held))
+        async with scheduler_of(3) as scheduler:
+            scheduler.attach(runner_of(queue, held), on_cores=True)
             first, others = work_of(0, 0), [work_of(order, order) for order in range(1, 10)]
             put(queue, first)
             assert await asyncio.to_thread(held.entered.wait, PATIENCE)
@@ -250,7 +254,7 @@ def test_pictures_gather_behind_a_run_up_to_the_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("threads", "capacity", "waiting", "shares"),
+    ("slots", "capacity", "waiting", "shares"),
     [
         (2, 2, 8, [4, 4]),
         (2, 2, 7, [3, 4]),
@@ -262,8 +266,8 @@ def test_pictures_gather_behind_a_run_up_to_the_limit() -> None:
         (3, 3, 1, [1]),
     ],
 )
-def test_free_threads_share_what_waits(threads: int, capacity: int, waiting: int, shares: list[int]) -> None:
-    """All runs of the first round go on at once, so no thread takes twice."""
+def test_runs_that_can_start_share_what_waits(slots: int, capacity: int, waiting: int, shares: list[int]) -> None:
+    """All runs of the first round go on at once, so none takes twice."""
     meeting = threading.Barrier(len(shares))
     noted = Noted()
 
@@ -277,9 +281,9 @@ def test_free_threads_share_what_waits(threads: int, capacity: int, waiting: int
         queue = queue_of(limit=8)
         work = work_of(0, *range(waiting))
         put(queue, work)
-        with workers_of(threads) as workers:
-            await asyncio.to_thread(await_idle, workers)
-            workers.attach(runner_of(queue, run, capacity=capacity))
+        async with scheduler_of(slots) as scheduler:
+            await idle(scheduler)
+            scheduler.attach(runner_of(queue, run, capacity=capacity), on_cores=True)
             queue.wake()
             assert await results_of(work) == list(range(waiting))
 
@@ -303,13 +307,13 @@ def test_no_more_runs_at_once_than_the_session_takes() -> None:
     async def scenario() -> None:
         queue = queue_of(limit=2)
         works = [work_of(order, *range(5)) for order in range(40)]
-        with workers_of(4) as workers:
+        async with scheduler_of(4) as scheduler:
             runner = runner_of(queue, run, capacity=2)
-            workers.attach(runner)
+            scheduler.attach(runner, on_cores=True)
             put(queue, *works)
             for work in works:
                 await results_of(work)
-            await asyncio.to_thread(await_idle, workers)
+            await idle(scheduler)
             assert runner.running == 0
 
     in_loop(scenario)
@@ -322,17 +326,17 @@ requests = st.lists(st.lists(st.integers(0, 0xFFFF), min_size=1, max_size=8), mi
 @given(requests, st.integers(1, 9), st.integers(1, 4), st.integers(1, 4), st.sampled_from([0, 1000]))
 @settings(deadline=None, max_examples=40)
 def test_everyone_gets_their_own_answer(
-    requests: list[list[int]], limit: int, threads: int, capacity: int, patience: float
+    requests: list[list[int]], limit: int, slots: int, capacity: int, patience: float
 ) -> None:
     noted = Noted()
 
     async def scenario() -> None:
         queue = queue_of(limit, patience)
         works = [work_of(order, *pictures) for order, pictures in enumerate(requests)]
-        with workers_of(threads) as workers:
-            workers.attach(runner_of(queue, noted, capacity=capacity))
+        async with scheduler_of(slots) as scheduler:
+            scheduler.attach(runner_of(queue, noted, capacity=capacity), on_cores=True)
             for work in works:
-                workers.decode([partial(queue.put, item) for item in work.items])
+                scheduler.decode([job(partial(queue.put, item)) for item in work.items])
             assert [await results_of(work) for work in works] == requests
 
     in_loop(scenario)
@@ -345,9 +349,9 @@ def test_nothing_of_an_abandoned_request_reaches_the_session() -> None:
     async def scenario() -> None:
         queue = queue_of()
         gone, there = work_of(0, 1, 2), work_of(1, 3)
-        with workers_of(1) as workers:
-            workers.attach(runner_of(queue, noted))
-            with held_up(workers):
+        async with scheduler_of(1) as scheduler:
+            scheduler.attach(runner_of(queue, noted), on_cores=True)
+            async with held_up(scheduler):
                 put(queue, gone, there)
                 gone.abandon(ClientGone("gone"))
             assert await results_of(there) == [3]
@@ -364,13 +368,13 @@ def test_when_all_that_wait_are_abandoned_nothing_runs() -> None:
     async def scenario() -> None:
         queue = queue_of()
         gone = work_of(0, 1, 2)
-        with workers_of(1) as workers:
+        async with scheduler_of(1) as scheduler:
             runner = runner_of(queue, noted)
-            workers.attach(runner)
-            with held_up(workers):
+            scheduler.attach(runner, on_cores=True)
+            async with held_up(scheduler):
                 put(queue, gone)
                 gone.abandon(ClientGone("gone"))
-            await asyncio.to_thread(await_idle, workers)
+            await idle(scheduler)
             assert (runner.running, len(queue)) == (0, 0)
         with pytest.raises(ClientGone):
             await results_of(gone)
@@ -385,14 +389,14 @@ def test_an_abandoned_batch_that_is_due_does_not_keep_another_model_waiting() ->
     async def scenario() -> None:
         due, other = queue_of(patience=0), queue_of()
         gone, there = work_of(0, 1), work_of(1, 2)
-        with workers_of(1) as workers:
-            workers.attach(runner_of(due, noted))
-            workers.attach(runner_of(other, noted))
-            with held_up(workers):
+        async with scheduler_of(1) as scheduler:
+            scheduler.attach(runner_of(due, noted), on_cores=True)
+            scheduler.attach(runner_of(other, noted), on_cores=True)
+            async with held_up(scheduler):
                 put(due, gone)
                 put(other, there)
                 gone.abandon(ClientGone("gone"))
-            await asyncio.to_thread(await_idle, workers)
+            await idle(scheduler)
         with pytest.raises(ClientGone):
             await results_of(gone)
 
@@ -401,20 +405,20 @@ def test_an_abandoned_batch_that_is_due_does_not_keep_another_model_waiting() ->
 
 
 def test_a_broken_session_is_left_alone_until_it_works_again() -> None:
-    noted, decoded = Noted(), threading.Event()
+    noted = Noted()
+    decoded: list[int] = []
 
     async def scenario() -> None:
         queue = queue_of()
         work = work_of(0, 1, 2)
-        with workers_of(2) as workers:
+        async with scheduler_of(2) as scheduler:
             runner = runner_of(queue, noted)
             runner.broken = True
-            workers.attach(runner)
+            scheduler.attach(runner, on_cores=True)
             put(queue, work)
-            workers.decode([decoded.set])  # everything else goes on
-            assert await asyncio.to_thread(decoded.wait, PATIENCE)
-            await asyncio.to_thread(await_idle, workers)
-            assert (noted.batches, len(queue)) == ([], 2)
+            scheduler.decode([job(partial(decoded.append, 1))])  # everything else goes on
+            await idle(scheduler)
+            assert (noted.batches, len(queue), decoded) == ([], 2, [1])
             runner.broken = False
             queue.wake()
             assert await results_of(work) == [1, 2]
@@ -428,28 +432,50 @@ def test_a_model_that_was_detached_is_run_no_more() -> None:
     async def scenario() -> None:
         kept, unloaded = queue_of(), queue_of(patience=0)
         work = work_of(0, 1)
-        with workers_of(1) as workers:
+        async with scheduler_of(1) as scheduler:
             runner = runner_of(unloaded, noted)
-            workers.attach(runner)
-            workers.attach(runner_of(kept, noted))
-            workers.detach(runner)
+            scheduler.attach(runner, on_cores=True)
+            scheduler.attach(runner_of(kept, noted), on_cores=True)
+            await scheduler.detach(runner)
             put(unloaded, work_of(0, 7))
             put(kept, work)
             assert await results_of(work) == [1]
-            await asyncio.to_thread(await_idle, workers)
+            await idle(scheduler)
 
     in_loop(scenario)
     assert noted.batches == [[1]]
 
 
-def test_sessions_on_threads_of_their_own_feed_on_one_queue() -> None:
-    """As on CUDA, where each session has its thread."""
+def test_a_model_may_be_detached_while_it_runs() -> None:
+    held = Held()
+
+    async def scenario() -> None:
+        queue = queue_of()
+        work, more = work_of(0, 1), work_of(1, 2)
+        async with scheduler_of(1) as scheduler:
+            runner = runner_of(queue, held)
+            scheduler.attach(runner, on_cores=True)
+            put(queue, work)
+            assert await asyncio.to_thread(held.entered.wait, PATIENCE)
+            await scheduler.detach(runner)
+            put(queue, more)
+            held.release.set()
+            assert await results_of(work) == [1]
+            await idle(scheduler)
+            scheduler.decode([job(lambda: None)])  # its slot is free again
+            await idle(scheduler)
+
+    in_loop(scenario)
+    assert held.batches == [[1]]
+
+
+def test_sessions_on_gpus_feed_on_one_queue_and_take_no_slot() -> None:
     meeting = threading.Barrier(2)
     runs: list[str] = []
 
     def run_as(name: str) -> Callable[[Pixels], Scores]:
         def run(pixels: Pixels) -> Scores:
-            runs.append(name)
+            runs.append(f"{name} {len(pixels)} {threading.current_thread().name}")
             meeting.wait(PATIENCE)
             return echo(pixels)
 
@@ -457,48 +483,48 @@ def test_sessions_on_threads_of_their_own_feed_on_one_queue() -> None:
 
     async def scenario() -> None:
         queue = queue_of(limit=2)
-        with workers_of(1) as one, workers_of(1) as other:
-            one.attach(runner_of(queue, run_as("one")))
-            other.attach(runner_of(queue, run_as("other")))
-            work = work_of(0, 1, 2, 3, 4)
-            with held_up(one), held_up(other):
-                put(queue, work)
-            assert await results_of(work) == [1, 2, 3, 4]
+        async with scheduler_of(1) as scheduler, held_up(scheduler):
+            runners = [runner_of(queue, run_as(name)) for name in ("one", "other")]
+            for runner in runners:
+                scheduler.attach(runner, on_cores=False)
+            scheduler.decode([job(lambda: None)])  # what waits for a slot holds up no GPU either
+            work = work_of(0, 1, 2)
+            put(queue, work)
+            assert await results_of(work) == [1, 2]
+            for runner in runners:
+                await scheduler.detach(runner)
 
     in_loop(scenario)
-    assert sorted(runs) == ["one", "other"]
+    assert sorted(runs) == ["one 1 run-gpu-0", "other 1 run-gpu-0"]
 
 
 def test_the_longest_job_is_the_one_that_began_first(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 10.0
-    monkeypatch.setattr(workers_module, "perf_counter", lambda: now)
-    begun, release = threading.Semaphore(0), [threading.Event(), threading.Event()]
-    ended = threading.Semaphore(0)
+    monkeypatch.setattr(scheduling, "perf_counter", lambda: now)
 
-    def hold(place: int) -> Callable[[], None]:
-        def job() -> None:
-            begun.release()
-            assert release[place].wait(PATIENCE)
-            ended.release()
+    async def scenario() -> None:
+        nonlocal now
+        release = [asyncio.Event(), asyncio.Event()]
 
-        return job
+        async def hold(place: int) -> None:
+            await release[place].wait()
 
-    with workers_of(2) as workers:
-        assert workers.longest_job == 0
-        for place, start in enumerate((10.0, 13.0)):
-            now = start
-            workers.decode([hold(place)])
-            assert begun.acquire(timeout=PATIENCE)
-        now = 15.0
-        assert workers.longest_job == 5
-        release[0].set()
-        given_up = monotonic() + PATIENCE
-        while workers.longest_job == 5:
-            assert monotonic() < given_up
-        assert workers.longest_job == 2
-        release[1].set()
-        await_idle(workers)
-        assert workers.longest_job == 0
+        async with scheduler_of(2) as scheduler:
+            assert scheduler.longest_job == 0
+            for place, start in enumerate((10.0, 13.0)):
+                now = start
+                scheduler.decode([partial(hold, place)])
+            now = 15.0
+            assert scheduler.longest_job == 5
+            release[0].set()
+            while scheduler.decoding == 2:  # noqa: ASYNC110 - nobody tells of it
+                await asyncio.sleep(0)
+            assert scheduler.longest_job == 2
+            release[1].set()
+            await idle(scheduler)
+            assert scheduler.longest_job == 0
+
+    in_loop(scenario)
 
 
 def test_a_run_is_a_job_like_any_other() -> None:
@@ -507,55 +533,31 @@ def test_a_run_is_a_job_like_any_other() -> None:
     async def scenario() -> None:
         queue = queue_of()
         work = work_of(0, 1)
-        with workers_of(1) as workers:
-            workers.attach(runner_of(queue, held))
+        async with scheduler_of(1) as scheduler:
+            scheduler.attach(runner_of(queue, held), on_cores=True)
             put(queue, work)
             assert await asyncio.to_thread(held.entered.wait, PATIENCE)
-            assert workers.longest_job > 0
+            assert scheduler.longest_job > 0
+            scheduler.decode([job(lambda: None)])
+            assert scheduler.decoding == 0  # it has the one slot
             held.release.set()
             await results_of(work)
 
     in_loop(scenario)
 
 
-def test_closing_ends_the_threads_once_they_are_through() -> None:
-    workers = Workers(2, "test")
-    begun, release = threading.Barrier(3), threading.Event()
+def test_closing_ends_what_is_decoded_and_leaves_the_rest_undone() -> None:
     done: list[str] = []
 
-    def finish() -> None:
-        begun.wait(PATIENCE)
-        assert release.wait(PATIENCE)
-        done.append("begun")
+    async def hold() -> None:
+        await asyncio.Event().wait()
 
-    workers.decode([finish, finish, lambda: done.append("queued")])
-    begun.wait(PATIENCE)
-    closing = threading.Thread(target=workers.close)
-    closing.start()
-    given_up = monotonic() + PATIENCE
-    while not workers._closed:
-        assert monotonic() < given_up
-    assert all(thread.is_alive() for thread in workers._threads)
-    release.set()
-    closing.join(PATIENCE)
+    async def scenario() -> None:
+        async with scheduler_of(1) as scheduler:
+            scheduler.decode([hold, job(partial(done.append, "queued"))])
+            await asyncio.sleep(0)
+        await idle(scheduler)
+        assert scheduler.decoding == 0
 
-    assert not closing.is_alive()
-    assert not any(thread.is_alive() for thread in workers._threads)
-    assert done == ["begun", "begun"]
-
-
-def test_closing_waits_no_longer_than_it_has_to_for_a_thread_that_is_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers_module, "JOIN_SECONDS", 0)
-    workers = Workers(1, "test")
-    with held_up(workers):
-        workers.close()
-        (thread,) = workers._threads
-        assert thread.is_alive()
-        assert thread.daemon  # so it does not keep the process alive either
-    thread.join(PATIENCE)
-    assert not thread.is_alive()
-
-
-def test_threads_are_named_after_what_they_do() -> None:
-    with workers_of(2) as workers:
-        assert [thread.name for thread in workers._threads] == ["test-0", "test-1"]
+    in_loop(scenario)
+    assert done == []

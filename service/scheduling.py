@@ -1,0 +1,152 @@
+"""What the cores do next: decode a picture, or run a batch."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+from service.running import Runner
+from service.threads import Threads
+from service.work import Item
+
+logger = logging.getLogger(__name__)
+
+Decode = Callable[[], Coroutine[Any, Any, None]]
+"""Has one picture decoded."""
+
+
+class Scheduler:
+    """A fixed number of slots for decodes and for runs on the CPU, each given to what is most useful next.
+
+    That is: a batch that is full or has gathered for long enough; else the next picture to be decoded; else whatever
+    decoded pictures there are. So an idle session takes what is there at once, decoding goes first while it fills a
+    batch, and decoding and inference together take as many cores as were meant for them, not as many each.
+
+    Runs on a GPU take no slot, and each such session has a thread of its own.
+
+    Belongs to the event loop, in which nothing decodes or runs: decoders are processes, and runs have threads.
+
+    Args:
+        slots: how many.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self._to_decode: deque[Decode] = deque()
+        self._runners: dict[Runner, Threads] = {}
+        self._cores = Threads(slots, "run")
+        self._busy_since: dict[object, float] = {}
+        """Every decode and run in work, those that began first in front."""
+        self._decoding: set[asyncio.Task[None]] = set()
+        self._running = 0
+        """Runs on the cores."""
+
+    def decode(self, jobs: Iterable[Decode]) -> None:
+        """Do these, first come, first served. They should not raise."""
+        self._to_decode.extend(jobs)
+        self._start()
+
+    def attach(self, runner: Runner, *, on_cores: bool) -> None:
+        """Take batches from the runner's queue; they run on the cores or leave them alone."""
+        self._runners[runner] = self._cores if on_cores else Threads(1, "run-gpu")
+        runner.queue.listen(self._start)
+
+    async def detach(self, runner: Runner) -> None:
+        """Take no more of them."""
+        threads = self._runners.pop(runner)
+        if threads is not self._cores:
+            await asyncio.to_thread(threads.close)
+
+    @property
+    def longest_job(self) -> float:
+        """Seconds since the start of the run or decode that has been going on for longest; 0 when there is none."""
+        since = next(iter(self._busy_since.values()), None)
+        return 0 if since is None else perf_counter() - since
+
+    @property
+    def decoding(self) -> int:
+        """How many pictures are being decoded."""
+        return len(self._decoding)
+
+    async def close(self) -> None:
+        """End the threads once they are through with what they are doing. What waits is left undone."""
+        self._to_decode.clear()
+        for task in self._decoding:
+            task.cancel()
+        await asyncio.to_thread(self._cores.close)
+
+    @property
+    def _free(self) -> int:
+        """Slots."""
+        return self.slots - len(self._decoding) - self._running
+
+    def _start(self) -> None:
+        """Give every free slot, and every free GPU, something to do."""
+        while self._start_run() or self._start_decode():
+            pass
+
+    def _start_run(self) -> bool:
+        able = [runner for runner in self._runners if runner.could_run and (self._free or not self._on_cores(runner))]
+        if not able:
+            return False
+        now = perf_counter()
+        due = [runner for runner in able if runner.queue.is_due(now)]
+        if self._to_decode:
+            able = [runner for runner in able if runner in due or not self._on_cores(runner)]
+        for runner in sorted(able, key=lambda runner: (runner not in due, runner.queue.oldest)):
+            sharers = runner.capacity - runner.running
+            batch = runner.queue.take(min(sharers, self._free) if self._on_cores(runner) else sharers)
+            if batch:
+                self._run(runner, batch)
+                return True
+        return False
+
+    def _run(self, runner: Runner, batch: list[Item]) -> None:
+        run, on_cores = object(), self._on_cores(runner)
+        self._busy_since[run] = perf_counter()
+        runner.running += 1
+        self._running += on_cores
+        ended = partial(self._ended, runner, run, on_cores=on_cores)
+        loop = asyncio.get_running_loop()
+
+        def in_thread() -> None:
+            try:
+                runner.run(batch)
+            finally:
+                loop.call_soon_threadsafe(ended)
+
+        self._runners[runner].submit(in_thread)
+
+    def _ended(self, runner: Runner, run: object, *, on_cores: bool) -> None:
+        del self._busy_since[run]
+        runner.running -= 1
+        self._running -= on_cores
+        self._start()
+
+    def _on_cores(self, runner: Runner) -> bool:
+        return self._runners[runner] is self._cores
+
+    def _start_decode(self) -> bool:
+        if not self._to_decode or not self._free:
+            return False
+        task = asyncio.get_running_loop().create_task(self._decode(self._to_decode.popleft()))
+        self._decoding.add(task)
+        self._busy_since[task] = perf_counter()
+        return True
+
+    async def _decode(self, job: Decode) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            await job()
+        except asyncio.CancelledError:
+            raise
+        except BaseException:  # one that went on would end the event loop
+            logger.critical("a decode failed in a way that nobody foresaw", exc_info=True)
+        finally:
+            self._decoding.discard(task)
+            del self._busy_since[task]
+            self._start()
