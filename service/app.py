@@ -49,7 +49,7 @@ class Service:
         metrics = self.metrics = Metrics()
         metrics.cuda_expected.set(expects_cuda(settings.device))
         tracing = Tracing.to_collector() if settings.tracing else Tracing.off()
-        scheduler = Scheduler(settings.decode_threads or settings.cores + 1)
+        scheduler = Scheduler(settings.decode_threads or settings.cores + 1, settings.cores)
         decoders = Decoders(settings.decode_limits, metrics)
         keys = None if settings.api_keys_file is None else Keys(settings.api_keys_file, metrics)
         self.models = Models(settings, metrics, scheduler, decoders)

@@ -49,9 +49,14 @@ class BatchQueue:
         """When the next picture was decoded, infinity if there is none; on the clock of `time.perf_counter`."""
         return self._waiting[0][1].decoded if self._waiting else math.inf
 
+    @property
+    def due_at(self) -> float:
+        """When the next picture will have waited for long enough, infinity if there is none."""
+        return self.oldest + self._patience
+
     def is_due(self, now: float) -> bool:
         """Whether a batch is full, or has gathered for long enough."""
-        return len(self._waiting) >= self.limit or now - self.oldest >= self._patience
+        return len(self._waiting) >= self.limit or now >= self.due_at
 
     def take(self, sharers: int) -> list[Item]:
         """The next batch. `sharers` runs can start on what is there, and each leaves the others their share."""

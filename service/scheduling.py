@@ -22,19 +22,24 @@ class Scheduler:
     """A fixed number of slots for decodes and for runs on the CPU, each given to what is most useful next.
 
     That is: a batch that is full or has gathered for long enough; else the next picture to be decoded; else whatever
-    decoded pictures there are. So an idle session takes what is there at once, decoding goes first while it fills a
-    batch, and decoding and inference together take as many cores as were meant for them, not as many each.
+    decoded pictures there are, if a core is free for them. So an idle session takes what is there at once, decoding
+    goes first while it fills a batch, and decoding and inference together take as many cores as were meant for them,
+    not as many each.
 
     Runs on a GPU take no slot, and each such session has a thread of its own.
 
     Belongs to the event loop, in which nothing decodes or runs: decoders are processes, and runs have threads.
 
     Args:
-        slots: how many.
+        slots: how many; one more than cores hides that decoders wait for pictures.
+        cores: of the processor. While as many slots are taken, pictures gather instead of starting a small batch,
+            which would cost more and be done no sooner.
     """
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, cores: int) -> None:
         self.slots = slots
+        self._enough = min(slots, cores)
+        """Slots that keep the cores busy."""
         self._to_decode: deque[Decode] = deque()
         self._runners: dict[Runner, Threads] = {}
         self._cores = Threads(slots, "run")
@@ -43,6 +48,8 @@ class Scheduler:
         self._decoding: set[asyncio.Task[None]] = set()
         self._running = 0
         """Runs on the cores."""
+        self._again: asyncio.TimerHandle | None = None
+        """For when what gathers becomes due while nothing else happens."""
 
     def decode(self, jobs: Iterable[Decode]) -> None:
         """Do these, first come, first served. They should not raise."""
@@ -74,6 +81,8 @@ class Scheduler:
     async def close(self) -> None:
         """End the threads once they are through with what they are doing. What waits is left undone."""
         self._to_decode.clear()
+        if self._again is not None:
+            self._again.cancel()
         for task in self._decoding:
             task.cancel()
         await asyncio.to_thread(self._cores.close)
@@ -87,6 +96,15 @@ class Scheduler:
         """Give every free slot, and every free GPU, something to do."""
         while self._start_run() or self._start_decode():
             pass
+        if self._free and self._again is None:
+            waiting = [runner.queue.due_at for runner in self._runners if runner.could_run and self._on_cores(runner)]
+            if waiting:
+                seconds = max(0, min(waiting) - perf_counter())
+                self._again = asyncio.get_running_loop().call_later(seconds, self._start_again)
+
+    def _start_again(self) -> None:
+        self._again = None
+        self._start()
 
     def _start_run(self) -> bool:
         able = [runner for runner in self._runners if runner.could_run and (self._free or not self._on_cores(runner))]
@@ -94,7 +112,7 @@ class Scheduler:
             return False
         now = perf_counter()
         due = [runner for runner in able if runner.queue.is_due(now)]
-        if self._to_decode:
+        if self._to_decode or self.slots - self._free >= self._enough:
             able = [runner for runner in able if runner in due or not self._on_cores(runner)]
         for runner in sorted(able, key=lambda runner: (runner not in due, runner.queue.oldest)):
             sharers = runner.capacity - runner.running

@@ -53,7 +53,7 @@ def test_ranking_is_by_probability_then_number(values: list[float], top_k: int) 
 
 def model_of(name: str, version: int) -> ServedModel:
     async def build() -> ServedModel:
-        scheduler = Scheduler(1)
+        scheduler = Scheduler(1, 1)
         queue = BatchQueue(limit=4, patience=0)
         model = ServedModel(
             file=ModelFile(name, version, Path("model.onnx"), Stamp(1, 2, 3)),

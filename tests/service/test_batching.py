@@ -146,6 +146,7 @@ def test_a_batch_is_due_when_its_next_picture_has_waited_for_long_enough() -> No
         queue.put(item)
 
         assert queue.oldest == item.decoded
+        assert queue.due_at == item.decoded + 2
         assert not queue.is_due(item.decoded + 1.9)
         assert queue.is_due(item.decoded + 2.1)
         queue.take(1)
@@ -158,6 +159,7 @@ def test_an_empty_queue_is_never_due_and_gives_nothing() -> None:
     queue = queue_of(8, patience=0)
 
     assert queue.oldest == math.inf
+    assert queue.due_at == math.inf
     assert not queue.is_due(1e9)
     assert queue.take(1) == []
 

@@ -83,7 +83,7 @@ class Bench:
         self.metrics = Metrics()
         path = colours.save_served(folder)
         self.session = Session.open(path, device="cpu", threads=1)
-        self.scheduler = Scheduler(slots)
+        self.scheduler = Scheduler(slots, slots)
         queue = BatchQueue(limit=4, patience=0.01)
         model_metrics = self.metrics.of_model("colours", 1, self.session.artifact.labels)
         self.runner = Runner(

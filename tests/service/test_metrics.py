@@ -70,7 +70,7 @@ def test_the_metrics_say_that_cuda_was_asked_for(colour_models: Path, monkeypatc
 
 
 def test_a_service_that_is_about_to_end_is_not_ready(tmp_path: Path) -> None:
-    settings, metrics, scheduler = Settings(models=tmp_path), Metrics(), Scheduler(1)
+    settings, metrics, scheduler = Settings(models=tmp_path), Metrics(), Scheduler(1, 1)
     models = Models(settings, metrics, scheduler, Decoders(settings.decode_limits, metrics))
 
     def ready() -> float | None:

@@ -368,7 +368,7 @@ def test_leaving_while_models_load_ends_the_loading(colour_models: Path) -> None
     failures: list[StartupError] = []
 
     async def scenario() -> str | None:
-        metrics, scheduler = Metrics(), Scheduler(1)
+        metrics, scheduler = Metrics(), Scheduler(1, 1)
         models = Models(settings, metrics, scheduler, Decoders(settings.decode_limits, metrics))
         async with Reloader(settings, models, scheduler, metrics, None, failures.append):
             await asyncio.sleep(0)  # the loading has begun

@@ -27,8 +27,8 @@ class Fatal(BaseException):
 
 
 @asynccontextmanager
-async def scheduler_of(slots: int) -> AsyncIterator[Scheduler]:
-    scheduler = Scheduler(slots)
+async def scheduler_of(slots: int, cores: int | None = None) -> AsyncIterator[Scheduler]:
+    scheduler = Scheduler(slots, cores or slots)
     try:
         yield scheduler
     finally:
@@ -42,15 +42,16 @@ async def idle(scheduler: Scheduler) -> None:
 
 
 @asynccontextmanager
-async def held_up(scheduler: Scheduler) -> AsyncIterator[None]:
-    """Every slot is taken; on leaving, each is given to what comes next."""
+async def held_up(scheduler: Scheduler, slots: int | None = None) -> AsyncIterator[None]:
+    """So many slots, or all, are taken; on leaving, each is given to what comes next."""
     release = asyncio.Event()
 
     async def hold() -> None:
         await release.wait()
 
-    scheduler.decode([hold] * scheduler.slots)
-    assert scheduler.decoding == scheduler.slots
+    slots = slots or scheduler.slots
+    scheduler.decode([hold] * slots)
+    assert scheduler.decoding == slots
     try:
         yield
     finally:
@@ -214,6 +215,53 @@ def test_a_full_batch_goes_before_jobs_and_the_rest_of_it_after_them() -> None:
 
 def test_a_batch_that_has_waited_for_long_enough_goes_before_jobs() -> None:
     assert order_of(queue_of(limit=4, patience=0), 3) == ["run 3", "job", "job"]
+
+
+@pytest.mark.parametrize(("patience", "at_once"), [(1000, []), (0, [[1]])])
+def test_while_all_cores_are_busy_pictures_gather_unless_due(patience: float, at_once: list[list[int]]) -> None:
+    noted = Noted()
+
+    async def scenario() -> None:
+        queue = queue_of(patience=patience)
+        works = [work_of(order, order + 1) for order in range(3)]
+        releases = [asyncio.Event(), asyncio.Event()]
+
+        async def hold(place: int) -> None:
+            await releases[place].wait()
+
+        async with scheduler_of(3, cores=2) as scheduler:
+            scheduler.attach(runner_of(queue, noted), on_cores=True)
+            scheduler.decode([partial(hold, 0), partial(hold, 1)])
+            put(queue, works[0])
+            while scheduler._running:  # noqa: ASYNC110 - nobody tells of it
+                await asyncio.sleep(0)
+            assert noted.batches == at_once
+            put(queue, *works[1:])
+            releases[0].set()
+            for work in works:
+                await results_of(work)
+            releases[1].set()
+            await idle(scheduler)
+
+    in_loop(scenario)
+    assert (noted.batches == [[1, 2, 3]]) == (not at_once)
+
+
+def test_what_becomes_due_while_nothing_else_happens_is_run() -> None:
+    """Decodes that take long keep the cores busy."""
+    noted = Noted()
+
+    async def scenario() -> None:
+        queue, work = queue_of(patience=0.02), work_of(0, 1)
+        async with scheduler_of(3, cores=2) as scheduler:
+            scheduler.attach(runner_of(queue, noted), on_cores=True)
+            async with held_up(scheduler, 2):
+                put(queue, work)
+                assert noted.batches == []
+                assert await results_of(work) == [1]
+                assert scheduler.decoding == 2
+
+    in_loop(scenario)
 
 
 def test_of_batches_that_are_due_the_one_that_waits_for_longest_goes_first() -> None:
