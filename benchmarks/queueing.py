@@ -1,8 +1,8 @@
 """The service as a queue, simulated: what becomes of a rate of requests on so many cores, from what each step costs.
 
 Cores are shared by all that runs, as an operating system does it. The rest is the service's: pictures are let in if
-they can be answered in time (`service.admission`), threads take what `service.workers` would give them, and decoded
-pictures run in batches (`service.batching`).
+they can be answered in time (`service.admission`), slots are given to what `service.scheduling` would start, and
+decoded pictures run in batches (`service.batching`).
 """
 
 import random
@@ -22,7 +22,7 @@ Process = Generator[simpy.Event, Any, None]
 
 @dataclass(frozen=True)
 class Step:
-    """CPU seconds of a share in one request; what sleeps costs more than what just goes on."""
+    """CPU seconds for one request; what sleeps costs more than what just goes on."""
 
     woken: float
     going_on: float
@@ -33,13 +33,13 @@ class Costs:
     """CPU seconds."""
 
     http: Step
-    """The event loop's: reading, answering, counting."""
-    hand_over: Step
-    """A thread's that takes a picture to its decoder and back."""
+    """The event loop's: reading, handing over to the decoder and back, answering, counting."""
     decode: float
     """Of one picture, in the decoder's process."""
     curve: Sequence[BatchTime]
     """Of batches by their size."""
+    around_run: float = 0.0
+    """Of one picture, in the thread that runs its batch, beside the run itself."""
     client: float = 0.0
     """Of whoever sends one request, if that is on the same cores."""
 
@@ -48,11 +48,11 @@ class Costs:
         below = max((each for each in self.curve if each.batch <= batch), key=lambda each: each.batch)
         above = min((each for each in self.curve if each.batch >= batch), key=lambda each: each.batch, default=below)
         share = 0.0 if above.batch == below.batch else (batch - below.batch) / (above.batch - below.batch)
-        return below.seconds + share * (above.seconds - below.seconds)
+        return below.seconds + share * (above.seconds - below.seconds) + batch * self.around_run
 
     def each(self, batch: int) -> float:
-        """Of one picture in batches of that size, with everything, where no thread ever sleeps."""
-        return self.http.going_on + self.hand_over.going_on + self.decode + self.client + self.run(batch) / batch
+        """Of one picture in batches of that size, with everything, where the event loop never sleeps."""
+        return self.http.going_on + self.decode + self.client + self.run(batch) / batch
 
 
 @dataclass(frozen=True)
@@ -159,12 +159,12 @@ class _Service:
         self._to_decode: deque[_Picture] = deque()
         self._to_run: deque[_Picture] = deque()
         self._idle: list[simpy.Event] = []
-        self._running = 0
+        self._decoding = self._running = 0
         self._in_work = 0
         self._full_batch = costs.run(setup.batch_limit)
         self._rate = ServiceRate(setup.cores / costs.each(setup.batch_limit), setup.cores + 1)
         for _ in range(setup.cores + 1):
-            env.process(self._worker())
+            env.process(self._slot())
 
     def arrivals(self) -> Process:
         chance = random.Random(self._setup.seed)  # noqa: S311 - no secret, and the same in every run
@@ -204,22 +204,23 @@ class _Service:
             yield turn
             yield self._cores.work((step.woken if sleeps else step.going_on) / 2)
 
-    def _worker(self) -> Process:
+    def _slot(self) -> Process:
         while True:
             able = self._to_run and self._running < self._setup.cores
             due = able and (
                 len(self._to_run) >= self._setup.batch_limit
                 or self._env.now - self._to_run[0].decoded >= self._full_batch
             )
+            gathering = self._to_decode or self._decoding + self._running >= self._setup.cores
             if self._to_decode and not due:
                 picture = self._to_decode.popleft()
-                yield from self._half(self._lock, self._costs.hand_over)
+                self._decoding += 1
                 yield self._cores.work(self._costs.decode)
-                yield from self._half(self._lock, self._costs.hand_over)
+                self._decoding -= 1
                 picture.decoded = self._env.now
                 self._to_run.append(picture)
                 self._wake()
-            elif able:
+            elif due or (able and not gathering):
                 count = min(len(self._to_run), self._setup.batch_limit)
                 free = 1 + min(len(self._idle), self._setup.cores - self._running - 1)
                 batch = [self._to_run.popleft() for _ in range(-(-count // free))]

@@ -82,8 +82,8 @@ class Settings(BaseSettings):
     threads: PositiveInt = Field(1, description="CPU threads of one run")
     decode_threads: PositiveInt | None = Field(
         None,
-        description="threads that decode pictures, and on the CPU run models; default: usable cores + 1, as a thread "
-        "spends a part of its time waiting for Python's lock",
+        description="pictures decoded, and on the CPU batches run, at once, the former by as many processes; default: "
+        "usable cores + 1, as a decoder spends a part of its time waiting for the next picture",
     )
     max_batch: PositiveInt = Field(32, description="largest batch that is tried when a model is loaded")
     batch_limit: PositiveInt | None = Field(

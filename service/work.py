@@ -37,7 +37,7 @@ class Item:
 
 
 class Work:
-    """The pictures of one request. Belongs to the event loop; threads only read `abandoned`.
+    """The pictures of one request. Belongs to the event loop.
 
     Args:
         order: the request's number; lower ones came earlier.

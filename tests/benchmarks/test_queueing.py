@@ -21,9 +21,7 @@ FREE = Step(0, 0)
 
 QUIET = Setup(cores=2, batch_limit=4, rate=0.5, seconds=200, deadline=10)
 
-COSTS = Costs(
-    http=Step(0.002, 0.001), hand_over=Step(0.003, 0.0005), decode=0.004, curve=curve(b1=0.01, b2=0.016, b4=0.028)
-)
+COSTS = Costs(http=Step(0.005, 0.0015), decode=0.004, curve=curve(b1=0.01, b2=0.016, b4=0.028))
 
 
 def test_alone_a_request_takes_what_its_steps_take() -> None:
@@ -38,7 +36,7 @@ def test_one_core_and_no_batches_wait_as_pollaczek_and_khinchine_say(load: float
     seconds = 0.01
     one = Setup(cores=1, batch_limit=1, rate=load / seconds, seconds=200, deadline=1000, max_queue=10**6)
 
-    outcome = simulate(Costs(http=FREE, hand_over=FREE, decode=0, curve=curve(b1=seconds)), one)
+    outcome = simulate(Costs(http=FREE, decode=0, curve=curve(b1=seconds)), one)
 
     # M/D/1: half the load, over what is left of it, times the service time.
     assert mean(outcome.answered) - seconds == pytest.approx(seconds * load / (2 * (1 - load)), rel=0.1)
