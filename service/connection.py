@@ -157,6 +157,12 @@ class Connection(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     @property
+    def _is_arriving(self) -> bool:
+        """Whether the body is still to come of the request whose turn it is, and nothing of its answer is out."""
+        cycle = self.cycle
+        return cycle is not None and cycle is self._answering and cycle.more_body and not cycle.response_started
+
+    @property
     def _header_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + FRAMING for name, value in self.headers)
 
@@ -181,7 +187,7 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         if self.transport.is_closing():
             return
-        if self._idle:
+        if self._idle or self._is_arriving:
             self.transport.write(_as_sent(problem_response(error)))
         self.transport.close()
         self._expect_reading()

@@ -169,7 +169,10 @@ class Metrics:
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """All metrics, and their content type: OpenMetrics if the `Accept` header asks for it, else Prometheus's text
         format 0.0.4."""
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except TypeError:  # it has compared a version that is no number
+            encode, content_type = choose_encoder("")
         return encode(self._exposed), content_type
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:

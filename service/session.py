@@ -67,6 +67,10 @@ class Session:
             UnusableModel: the file cannot be read, or is none of the exporter's.
             DeviceUnavailable: a GPU was asked for and does not work here.
         """
+        try:
+            path.open("rb").close()
+        except OSError as error:  # onnxruntime would give its number
+            raise UnusableModel(f"{path} cannot be loaded: {error.strerror}") from error
         options = onnxruntime.SessionOptions()
         options.inter_op_num_threads = 1
         # Waiting threads that spin would take the cores that decoding needs.

@@ -26,10 +26,10 @@ def environment(**settings: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in own} | settings
 
 
-def ended(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+def ended(*arguments: str, command: Sequence[str] = COMMAND, **settings: str) -> subprocess.CompletedProcess[str]:
     """A process that ends by itself."""
     return subprocess.run(
-        [*COMMAND, *arguments],
+        [*command, *arguments],
         cwd=REPOSITORY,
         env=environment(**settings),
         check=False,
@@ -114,11 +114,13 @@ def started(*arguments: str, command: Sequence[str] = COMMAND, **settings: str) 
 
 
 @contextmanager
-def running(*arguments: str, workers: int = 1, **settings: str) -> Iterator[tuple[Process, httpx.Client]]:
+def running(
+    *arguments: str, workers: int = 1, command: Sequence[str] = COMMAND, **settings: str
+) -> Iterator[tuple[Process, httpx.Client]]:
     """A process that serves on a port of the system's choice, all its workers ready, and a client of it."""
     options = ["--port", "0", "--poll-seconds", "0", "--workers", str(workers), "--device", "cpu"]
     options += ["--log-format", "text"]
-    with started(*options, *arguments, **settings) as process:
+    with started(*options, *arguments, command=command, **settings) as process:
         if workers == 1:
             url = process.await_line(r"process \d+ listens on (http://[^\s\"]+)")[1]
         else:

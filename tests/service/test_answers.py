@@ -56,7 +56,7 @@ def model_of(name: str, version: int) -> ServedModel:
         scheduler = Scheduler(1, 1)
         queue = BatchQueue(limit=4, patience=0)
         model = ServedModel(
-            file=ModelFile(name, version, Path("model.onnx"), Stamp(1, 2, 3)),
+            file=ModelFile(name, version, Path("model.onnx"), Stamp(1, 2, 3, (4, 5, 6))),
             artifact=colours.artifact(),
             curve=[],
             queue=queue,

@@ -194,6 +194,34 @@ def test_what_is_no_http_is_told_so(client: httpx.Client, sent: bytes) -> None:
         assert is_closed(connection)
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        CHUNKED + b"x\r\n",
+        CHUNKED + b"-1\r\na",
+        CHUNKED + b"10000000000000000\r\na",
+        CHUNKED + b"5\nhello\n0\n\n",
+        CHUNKED + b"5\r\nhello0\r\n\r\n",
+        post(None, "Transfer-Encoding: gzip") + b"5\r\nhello\r\n0\r\n\r\n",
+    ],
+)
+def test_a_body_that_goes_wrong_is_told_so(client: httpx.Client, sent: bytes) -> None:
+    with connect(client) as connection:
+        connection.sendall(sent)
+
+        status, headers, problem = received(connection)
+
+        assert (status, problem["code"], headers["connection"]) == (400, "bad_request", "close")
+        assert connection.recv(1) == b"", "the request's own answer does not follow"
+
+
+def test_what_is_wrong_behind_a_request_is_not_its_answer(client: httpx.Client) -> None:
+    with connect(client) as connection:
+        connection.sendall(post(len(BODY)) + BODY + b"nonsense\r\n\r\n")
+
+        assert not connection.recv(64).startswith(b"HTTP/1.1 400")
+
+
 def test_an_upgrade_is_passed_over(client: httpx.Client) -> None:
     answer = client.get("/healthz", headers={"connection": "upgrade", "upgrade": "websocket"})
     assert answer.status_code == 200

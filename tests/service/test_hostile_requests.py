@@ -75,6 +75,17 @@ def test_each_gets_the_right_refusal(
     assert metric(narrow, "stripmlp_queue_images") == 0
 
 
+@pytest.mark.parametrize("media_type", ["application/openmetrics-text", "text/plain"])
+@pytest.mark.parametrize("version", ["x", "1.x", "\xff", "", "=", "9" * 5000])
+def test_metrics_are_given_whatever_version_is_asked_for(narrow: httpx.Client, media_type: str, version: str) -> None:
+    accept = f"{media_type}; version={version}".encode("latin-1")
+
+    answer = narrow.get("/metrics", headers={b"accept": accept})
+
+    assert answer.status_code == 200
+    assert "stripmlp_ready 1" in answer.text
+
+
 def test_any_number_of_classes_may_be_asked_for(narrow: httpx.Client) -> None:
     (result,) = classify(narrow, png("red"), model="shades", top_k=10**15).json()["results"]
 

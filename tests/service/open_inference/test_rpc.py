@@ -24,7 +24,7 @@ from tritonclient.utils import InferenceServerException
 from tests.conftest import REPOSITORY
 from tests.service import colours
 from tests.service.colours import LEVEL, SIZE
-from tests.service.live import PATIENCE, classify, metric
+from tests.service.live import PATIENCE, await_metric, classify, connect, metric
 from tests.service.pictures import encode, noise, png
 from tests.service.processes import Process, ended, running
 from tests.service.test_keys import entry
@@ -262,6 +262,33 @@ def test_requests_are_counted_like_those_of_http(
     assert np.subtract(counts(), before).tolist() == [4, 1, 1, 1]
     assert metric(client, "stripmlp_body_bytes") == 0
     assert metric(client, "stripmlp_in_flight_requests") == 1, "the one that asks"
+
+
+def test_messages_and_bodies_share_one_bound(tmp_path: Path) -> None:
+    """What one of them holds, the other has no room for; it is given back when its request ends."""
+    colours.save_served(tmp_path)
+    options = ["--models", str(tmp_path), "--grpc-port", "0", "--max-queue-mb", "1", "--max-request-mb", "1"]
+    body = encode(noise(450, 450), "BMP")
+    assert 1 << 19 < len(body) < 1 << 20
+    with running(*options) as (process, client), triton.InferenceServerClient(address(process)) as asking:
+        with connect(client) as slow:
+            slow.sendall(b"POST /classify HTTP/1.1\r\nHost: it\r\nContent-Length: %d\r\n\r\n" % len(body) + body[:-1])
+            await_metric(client, len(body) - 1, "stripmlp_body_bytes")
+
+            with pytest.raises(InferenceServerException) as refusal:
+                asking.infer("colours", [encoded([body])])
+
+            assert refusal.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
+            assert f"requests hold {len(body) - 1} bytes" in str(refusal.value.message())
+            endpoint = "/inference.GRPCInferenceService/ModelInfer"
+            await_metric(client, 1, "stripmlp_requests_total", endpoint=endpoint, code="429")
+            assert metric(client, "stripmlp_images_total", outcome="refused") == 1
+
+            slow.sendall(body[-1:])
+            assert slow.recv(64).startswith(b"HTTP/1.1 200")
+        for _ in range(2):
+            assert asking.infer("colours", [encoded([body])]).as_numpy("logits").shape == (1, 3)
+        assert metric(client, "stripmlp_body_bytes") == 0
 
 
 def test_past_the_deadline_there_is_no_answer(asking: triton.InferenceServerClient) -> None:
