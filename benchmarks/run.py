@@ -17,7 +17,7 @@ from benchmarks.environments import version_of
 from benchmarks.model import ModelFile
 from benchmarks.pictures import write_pictures
 from benchmarks.records import Bare, Job, OneClient, PictureSet, Row
-from benchmarks.servers import OURS
+from benchmarks.servers import OURS, SERVERS
 from benchmarks.serving import REPOSITORY
 from benchmarks.summary import Floor, Targets, floors, median_bare, medians, targets
 
@@ -130,7 +130,7 @@ class Run:
         return self._work / f"pictures-{size}"
 
     def _job(self, server: str, number: int, seconds: float) -> Job:
-        labels = self._bare[0].service_labels if server == OURS else self._bare[0].plain_labels
+        labels = self._bare[0].service_labels if SERVERS[server].decodes_as_service else self._bare[0].plain_labels
         floor = floors(self._bare[0], self._plan.cores)
         sets = [
             PictureSet(size=size, folder=str(self._folder(size)), labels=labels[size], floor=floor[size].plain)

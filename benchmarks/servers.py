@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from signal import SIGINT, SIGTERM, Signals
 from typing import Final
 
+OURS: Final = "ours"
+
 
 @dataclass(frozen=True)
 class Server:
@@ -32,6 +34,11 @@ class Server:
     isolated: bool = False
     """Run it and its load in a network namespace that has nothing but loopback."""
 
+    @property
+    def decodes_as_service(self) -> bool:
+        """Whether it has the service's own decoding, which the others do not."""
+        return self.environment == OURS
+
 
 UVICORN = ("--host", "127.0.0.1", "--port", "{port}", "--loop", "uvloop", "--http", "httptools", "--no-access-log")
 
@@ -45,7 +52,6 @@ RAY = Server(
     isolated=True,
 )
 
-OURS: Final = "ours"
 PLAIN: Final = "fastapi"
 """The server that memory is compared with."""
 
@@ -55,6 +61,13 @@ SERVERS: Final[dict[str, Server]] = {
         label_at="results.0.predictions.0.label",
         environment=OURS,
         distribution="strip-mlp-serving",
+    ),
+    "least": Server(
+        ("uvicorn", "benchmarks.peers.serve_least:app", *UVICORN, "--log-level", "warning"),
+        label_at="results.0.predictions.0.label",
+        environment=OURS,
+        distribution="uvicorn",
+        env={"LEAST_MODELS": "{scratch}/models"},
     ),
     PLAIN: Server(
         ("uvicorn", "serve_fastapi:app", *UVICORN, "--log-level", "warning"),

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.records import Bare, OneClient, Row
-from benchmarks.servers import OURS
+from benchmarks.servers import SERVERS
 from benchmarks.summary import Floor, Targets, best_session
 
 NOISY = 0.2
@@ -46,7 +46,7 @@ def print_servers(rows: Sequence[Row], bare: Bare, floor: dict[int, Floor]) -> N
         )
         chosen = sorted((row for row in rows if row.size == size), key=lambda row: (row.clients, -row.throughput))
         for row, following in zip(chosen, [*chosen[1:], None], strict=True):
-            own = row.throughput / floor[size].service if row.server == OURS else None
+            own = row.throughput / floor[size].service if SERVERS[row.server].decodes_as_service else None
             figures = (
                 *(row.throughput, row.p50_ms, row.p95_ms, row.p99_ms, row.mean_batch, row.cpu_ms, row.server_cores),
                 *(row.load_cores, row.other_cores, row.rss_mib, row.pss_mib),

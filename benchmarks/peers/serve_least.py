@@ -1,0 +1,116 @@
+"""The least that a Python server of this shape can do: no limits, no metrics, no log, no deadlines, no isolation.
+
+uvicorn and an ASGI function, the service's decoder processes, batches of up to 16 in a thread for each core. It tells
+how much of the floor the service's own doings cost, and how much HTTP, processes and caches do.
+"""
+
+import os
+import sys
+import threading
+from asyncio import Future, get_running_loop
+from collections import deque
+from pathlib import Path
+from queue import SimpleQueue
+
+import numpy as np
+import orjson
+
+from service.cpus import usable_cpus
+from service.decoders import Decoders
+from service.memory import keep_heap_small
+from service.metrics import Metrics
+from service.repository import find_models
+from service.server import SWITCH_SECONDS
+from service.session import Session
+from service.settings import Settings
+
+LIMIT = 16
+TOP_K = 5
+
+
+class Server:
+    """One model, and what waits for it."""
+
+    def __init__(self) -> None:
+        ((file,),) = find_models(Path(os.environ["LEAST_MODELS"])).values()
+        self._session = Session.open(file.path, device="cpu", threads=1)
+        self._decoders = Decoders(Settings().decode_limits, Metrics())
+        self._cores = usable_cpus()
+        self._to_decode: deque[tuple[bytes, Future]] = deque()
+        self._to_run: deque[tuple[np.ndarray, Future]] = deque()
+        self._batches: SimpleQueue = SimpleQueue()
+        self._decoding = self._running = 0
+
+    async def start(self) -> None:
+        self._loop = get_running_loop()
+        await self._decoders.start(self._cores + 1)
+        for _ in range(self._cores):
+            threading.Thread(target=self._run, daemon=True).start()
+
+    async def classify(self, data: bytes) -> bytes:
+        answer = self._loop.create_future()
+        self._to_decode.append((data, answer))
+        self._look()
+        probabilities = await answer
+        labels = self._session.artifact.labels
+        best = np.argsort(-probabilities, kind="stable")[:TOP_K].tolist()
+        predictions = [{"label": labels[each], "probability": float(probabilities[each])} for each in best]
+        return orjson.dumps({"results": [{"predictions": predictions}]})
+
+    def _look(self) -> None:
+        while True:
+            free = self._decoding + self._running <= self._cores
+            if self._to_run and self._running < self._cores:
+                full = len(self._to_run) >= LIMIT
+                if full or (free and not self._to_decode):
+                    batch = [self._to_run.popleft() for _ in range(min(LIMIT, len(self._to_run)))]
+                    self._running += 1
+                    self._batches.put(batch)
+                    continue
+            if not (free and self._to_decode):
+                return
+            self._decoding += 1
+            self._loop.create_task(self._decode(*self._to_decode.popleft()))
+
+    async def _decode(self, data: bytes, answer: Future) -> None:
+        pixels = await self._decoders.read_pixels(data, self._session.artifact.preprocessing)
+        self._decoding -= 1
+        self._to_run.append((pixels, answer))
+        self._look()
+
+    def _run(self) -> None:
+        while True:
+            batch = self._batches.get()
+            scores = self._session.run(np.stack([pixels for pixels, _ in batch]))
+            self._loop.call_soon_threadsafe(self._ran, batch, scores.probabilities)
+
+    def _ran(self, batch: list, probabilities: np.ndarray) -> None:
+        self._running -= 1
+        for (_, answer), row in zip(batch, probabilities, strict=True):
+            answer.set_result(row)
+        self._look()
+
+
+keep_heap_small()
+sys.setswitchinterval(SWITCH_SECONDS)
+server = Server()
+
+
+async def app(scope, receive, send) -> None:
+    """Every POST is a picture."""
+    if scope["type"] == "lifespan":
+        await receive()
+        await server.start()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    chunks, more = [], True
+    while more:
+        message = await receive()
+        chunks.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    body = await server.classify(b"".join(chunks))
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
