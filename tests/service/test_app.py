@@ -94,7 +94,7 @@ def test_a_service_that_ended_leaves_no_thread(colour_models: Path) -> None:
         assert client.post("/classify", content=png("red")).status_code == 200
         during = {thread.name.rsplit("-", 1)[0] for thread in set(threading.enumerate()) - before}
 
-    assert {"uvicorn", "work"} <= during
+    assert {"uvicorn", "run"} <= during
     assert set(threading.enumerate()) <= before
 
 
