@@ -8,6 +8,7 @@ import resource
 import signal
 import struct
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -67,13 +68,14 @@ def work(connection: socket, limits: DecodeLimits) -> None:
     allowed = _address_space() + limits.memory
     resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
     questions = connection.makefile("rb")
-    while head := questions.read(QUESTION.size):
-        preprocessing, picture = (questions.read(length) for length in QUESTION.unpack(head))
-        signal.setitimer(signal.ITIMER_REAL, limits.seconds)
-        kind, answer = _answer(preprocessing, picture, limits)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        del picture  # not held while it waits
-        connection.sendall(ANSWER.pack(kind, len(answer)) + answer)
+    with suppress(ConnectionError):  # the service is gone, or does not want the answer any more
+        while len(head := questions.read(QUESTION.size)) == QUESTION.size:
+            preprocessing, picture = (questions.read(length) for length in QUESTION.unpack(head))
+            signal.setitimer(signal.ITIMER_REAL, limits.seconds)
+            kind, answer = _answer(preprocessing, picture, limits)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            del picture  # not held while it waits
+            connection.sendall(ANSWER.pack(kind, len(answer)) + answer)
 
 
 def _answer(preprocessing: bytes, picture: bytes, limits: DecodeLimits) -> tuple[int, bytes]:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -219,16 +220,18 @@ def test_a_picture_that_ends_two_processes_is_broken(slow: bytes) -> None:
 
 def test_processes_that_died_idle_cost_no_picture() -> None:
     async def scenario() -> None:
-        async with decoders_of() as (decoders, _):
+        async with decoders_of() as (decoders, metrics):
             others = grandchildren()
             await decoders.start(3)
             died = grandchildren() - others
             for pid in died:
                 os.kill(pid, signal.SIGKILL)
+            while decoders._idle:  # noqa: ASYNC110 - nobody tells of it
+                await asyncio.sleep(0)
 
             assert (await decoders.read_pixels(png("red"), PREPROCESSING)).any()
-            alive = [decoder for decoder in decoders._idle if decoder.process.pid not in died]
-            assert len(alive) == 1
+            assert of_process(decoders) not in died
+            assert deaths(metrics, "crash") is None
 
     in_loop(scenario)
 
@@ -279,6 +282,22 @@ def test_a_picture_that_nobody_waits_for_any_more_takes_its_process_along(slow: 
             assert deaths(metrics, "crash") is None
 
     in_loop(scenario)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_process_whose_service_is_gone_ends_quietly(*, asked: bool) -> None:
+    text, data = PREPROCESSING.model_dump_json().encode(), png("red")
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = decoders.FORK.Process(target=decoder_process.work, args=(theirs, LIMITS), daemon=True)
+        process.start()
+    with ours:
+        if asked:
+            ours.sendall(decoder_process.QUESTION.pack(len(text), len(data)) + text + data)
+            ours.shutdown(socket.SHUT_RD)
+    process.join(PATIENCE)
+
+    assert process.exitcode == 0
 
 
 def test_pictures_at_once_each_get_their_own_pixels() -> None:
