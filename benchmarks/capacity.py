@@ -97,9 +97,10 @@ def _told(costs: Costs, limit: int, cores: int, capacity: float) -> str:
         "decoding": costs.decode,
         f"inference in batches of {limit}": costs.run(limit) / limit,
         "HTTP": costs.http.going_on,
-        "around a run": costs.around_run,
+        "around a run": costs.around_run.going_on,
         "client": costs.client,
         "HTTP of a loop that slept": costs.http.woken,
+        "around a run in cold caches": costs.around_run.woken,
     }
     told = ", ".join(f"{what} {1000 * seconds:.2f}" for what, seconds in steps.items())
     return f"CPU ms: {told}; {capacity:.0f}/s in a closed loop, {cores / costs.each(limit):.0f}/s by these costs"
@@ -112,13 +113,13 @@ def _measure(service: Running, job: StormJob, folder: Path) -> tuple[Costs, int,
     busy = _used(job, folder)
     capacity = busy.pictures / job.seconds
     quiet = _used(job.model_copy(update={"clients": None, "rate": QUIET * capacity, "at_random": True}), folder)
-    full = Costs(Step(0, 0), 0, curve).run(limit) / limit
+    full = Costs(Step(0, 0), Step(0, 0), 0, curve).run(limit) / limit
     return (
         Costs(
             http=Step(quiet.loop, busy.loop),
+            around_run=Step(max(0, quiet.threads - curve[0].seconds), max(0, busy.threads - full)),
             decode=busy.decoders,
             curve=curve,
-            around_run=max(0, busy.threads - full),
             client=busy.client,
         ),
         limit,

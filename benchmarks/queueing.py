@@ -34,12 +34,12 @@ class Costs:
 
     http: Step
     """The event loop's: reading, handing over to the decoder and back, answering, counting."""
+    around_run: Step
+    """In the thread that runs a batch, beside the run itself: of a picture, or of a batch that finds cold caches."""
     decode: float
     """Of one picture, in the decoder's process."""
     curve: Sequence[BatchTime]
     """Of batches by their size."""
-    around_run: float = 0.0
-    """Of one picture, in the thread that runs its batch, beside the run itself."""
     client: float = 0.0
     """Of whoever sends one request, if that is on the same cores."""
 
@@ -48,11 +48,11 @@ class Costs:
         below = max((each for each in self.curve if each.batch <= batch), key=lambda each: each.batch)
         above = min((each for each in self.curve if each.batch >= batch), key=lambda each: each.batch, default=below)
         share = 0.0 if above.batch == below.batch else (batch - below.batch) / (above.batch - below.batch)
-        return below.seconds + share * (above.seconds - below.seconds) + batch * self.around_run
+        return below.seconds + share * (above.seconds - below.seconds)
 
     def each(self, batch: int) -> float:
         """Of one picture in batches of that size, with everything, where the event loop never sleeps."""
-        return self.http.going_on + self.decode + self.client + self.run(batch) / batch
+        return self.http.going_on + self.decode + self.client + self.around_run.going_on + self.run(batch) / batch
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class _Service:
     def __init__(self, env: simpy.Environment, costs: Costs, setup: Setup, outcome: Outcome) -> None:
         self._env, self._costs, self._setup, self._outcome = env, costs, setup, outcome
         self._cores = _Cores(env, setup.cores)
-        self._lock = simpy.Resource(env)
+        self._loop = simpy.Resource(env)
         self._client = simpy.Resource(env)
         self._to_decode: deque[_Picture] = deque()
         self._to_run: deque[_Picture] = deque()
@@ -175,8 +175,8 @@ class _Service:
     def _request(self) -> Process:
         came = self._env.now
         client = Step(self._costs.client, self._costs.client)
-        yield from self._half(self._client, client)
-        yield from self._half(self._lock, self._costs.http)
+        yield from self._turn(self._client, client, 1 / 2)
+        yield from self._turn(self._loop, self._costs.http, 1 / 3)
         needed = (self._in_work + 1) / self._rate.per_second + 2 * self._full_batch
         busy = self._in_work > self._rate.busy
         if self._in_work >= self._setup.max_queue or (busy and needed > self._setup.deadline):
@@ -189,20 +189,20 @@ class _Service:
         yield picture.ran
         self._in_work -= 1
         self._rate.finished(self._in_work, self._env.now)
-        yield from self._half(self._lock, self._costs.http)
-        yield from self._half(self._client, client)
+        yield from self._turn(self._loop, self._costs.http, 1 / 3)
+        yield from self._turn(self._client, client, 1 / 2)
         took = self._env.now - came
         if took > self._setup.deadline:
             self._outcome.late += 1
         else:
             self._outcome.answered.append(took)
 
-    def _half(self, thread: simpy.Resource, step: Step) -> Process:
-        """Before or after the picture: work of what does one thing after another, as Python does by its lock."""
+    def _turn(self, thread: simpy.Resource, step: Step, share: float) -> Process:
+        """A share of the work of what does one thing after another."""
         sleeps = thread.count == 0
         with thread.request() as turn:
             yield turn
-            yield self._cores.work((step.woken if sleeps else step.going_on) / 2)
+            yield self._cores.work(share * (step.woken if sleeps else step.going_on))
 
     def _slot(self) -> Process:
         while True:
@@ -216,6 +216,7 @@ class _Service:
                 picture = self._to_decode.popleft()
                 self._decoding += 1
                 yield self._cores.work(self._costs.decode)
+                yield from self._turn(self._loop, self._costs.http, 1 / 3)
                 self._decoding -= 1
                 picture.decoded = self._env.now
                 self._to_run.append(picture)
@@ -224,9 +225,13 @@ class _Service:
                 count = min(len(self._to_run), self._setup.batch_limit)
                 free = 1 + min(len(self._idle), self._setup.cores - self._running - 1)
                 batch = [self._to_run.popleft() for _ in range(-(-count // free))]
+                around = self._costs.around_run
+                more = len(batch) * around.going_on
+                if not self._running:
+                    more = max(more, around.woken)
                 self._running += 1
                 self._wake()
-                yield self._cores.work(self._costs.run(len(batch)))
+                yield self._cores.work(self._costs.run(len(batch)) + more)
                 self._running -= 1
                 for picture in batch:
                     picture.ran.succeed()

@@ -21,13 +21,15 @@ FREE = Step(0, 0)
 
 QUIET = Setup(cores=2, batch_limit=4, rate=0.5, seconds=200, deadline=10)
 
-COSTS = Costs(http=Step(0.005, 0.0015), decode=0.004, curve=curve(b1=0.01, b2=0.016, b4=0.028))
+COSTS = Costs(
+    http=Step(0.005, 0.0015), around_run=Step(0.001, 0.0005), decode=0.004, curve=curve(b1=0.01, b2=0.016, b4=0.028)
+)
 
 
 def test_alone_a_request_takes_what_its_steps_take() -> None:
     outcome = simulate(COSTS, QUIET)
 
-    assert outcome.p50 == pytest.approx(0.002 + 0.003 + 0.004 + 0.01)
+    assert outcome.p50 == pytest.approx(0.005 + 0.004 + 0.01 + 0.001)
     assert (outcome.refused, outcome.late) == (0, 0)
 
 
@@ -36,7 +38,7 @@ def test_one_core_and_no_batches_wait_as_pollaczek_and_khinchine_say(load: float
     seconds = 0.01
     one = Setup(cores=1, batch_limit=1, rate=load / seconds, seconds=200, deadline=1000, max_queue=10**6)
 
-    outcome = simulate(Costs(http=FREE, decode=0, curve=curve(b1=seconds)), one)
+    outcome = simulate(Costs(http=FREE, around_run=FREE, decode=0, curve=curve(b1=seconds)), one)
 
     # M/D/1: half the load, over what is left of it, times the service time.
     assert mean(outcome.answered) - seconds == pytest.approx(seconds * load / (2 * (1 - load)), rel=0.1)
@@ -58,4 +60,4 @@ def test_every_request_has_one_end_and_a_tight_queue_refuses_what_is_too_much() 
 def test_batches_between_the_timed_ones_are_in_proportion() -> None:
     assert COSTS.run(3) == pytest.approx((0.016 + 0.028) / 2)
     assert COSTS.run(4) == 0.028
-    assert COSTS.each(4) == pytest.approx(0.001 + 0.0005 + 0.004 + 0.007)
+    assert COSTS.each(4) == pytest.approx(0.0015 + 0.0005 + 0.004 + 0.007)
