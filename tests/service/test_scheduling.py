@@ -539,6 +539,7 @@ def test_sessions_on_gpus_feed_on_one_queue_and_take_no_slot() -> None:
             work = work_of(0, 1, 2)
             put(queue, work)
             assert await results_of(work) == [1, 2]
+            assert scheduler._running == 0
             for runner in runners:
                 await scheduler.detach(runner)
 
