@@ -610,3 +610,20 @@ def test_closing_ends_what_is_decoded_and_leaves_the_rest_undone() -> None:
 
     in_loop(scenario)
     assert done == []
+
+
+def test_closing_leaves_no_timer() -> None:
+    async def hold() -> None:
+        await asyncio.Event().wait()
+
+    async def scenario() -> None:
+        queue = queue_of()
+        async with scheduler_of(3, cores=2) as scheduler:
+            scheduler.attach(runner_of(queue), on_cores=True)
+            scheduler.decode([hold] * 2)
+            put(queue, work_of(0, 1))
+            timer = scheduler._again
+            assert timer is not None
+        assert timer.cancelled()
+
+    in_loop(scenario)
