@@ -5,7 +5,7 @@ uvicorn parses with llhttp, which bounds neither the size of headers and trailer
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from starlette.responses import Response
@@ -76,8 +76,8 @@ class Connection(HttpToolsProtocol):
         self._unread: asyncio.TimerHandle | None = None
         self._answering: RequestResponseCycle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        super().connection_made(transport)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(cast("asyncio.Transport", transport))  # in all but name, where it is uvloop's
         self._metrics.connections.inc()
         if len(self.connections) > self._limits.connections:
             message = f"the service has {self._limits.connections} connections, which is its limit"

@@ -62,7 +62,7 @@ def work(connection: socket, limits: DecodeLimits) -> None:
     keep_heap_for_pictures()
     # Pillow checks the header and every frame before it sets memory aside; here its limit is ours.
     Image.MAX_IMAGE_PIXELS = limits.max_pixels
-    warnings.simplefilter("ignore")
+    warnings.simplefilter("ignore")  # Pillow's of odd but readable metadata, which nobody would read
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     allowed = _address_space() + limits.memory

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
+from typing import cast
 
 import numpy as np
 
@@ -36,10 +37,6 @@ END_SECONDS = 5
 """How long a process gets to end once its connection is closed."""
 
 
-class _Ended(Exception):
-    """A decoder's connection was closed before its answer."""
-
-
 class _Died(Exception):
     """A decoder process has ended with a picture in work."""
 
@@ -59,8 +56,8 @@ class _Decoder(asyncio.Protocol):
         self._answer: asyncio.Future[tuple[int, memoryview]] | None = None
         self._received = bytearray()
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # of a socket
-        self._transport = transport
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # in all but name, where it is uvloop's
 
     def data_received(self, data: bytes) -> None:
         self._received += data
@@ -74,7 +71,7 @@ class _Decoder(asyncio.Protocol):
         self._ended = True
         self._on_end(self)
         if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(_Ended())
+            self._answer.set_exception(EOFError())
 
     async def read_pixels(self, data: bytes, preprocessing: Preprocessing) -> Pixels:
         """Raises BadPicture, or _Died. Cancelled, it leaves the process with the picture."""
@@ -86,7 +83,7 @@ class _Decoder(asyncio.Protocol):
         self._transport.writelines((QUESTION.pack(len(text), len(data)), text, data))
         try:
             kind, answer = await self._answer
-        except _Ended:
+        except EOFError:
             raise await self._died() from None
         if kind == PIXELS:
             size = preprocessing.image_size

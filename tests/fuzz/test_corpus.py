@@ -9,8 +9,6 @@ from tests.fuzz.targets import TARGETS
 CORPUS = Path(__file__).parent / "corpus"
 
 
-# Pillow warns of odd but readable metadata.
-@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("name", TARGETS)
 def test_the_corpus_raises_nothing(name: str) -> None:
     inputs = sorted((CORPUS / name).iterdir())

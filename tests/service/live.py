@@ -1,5 +1,6 @@
 """A real service on a real socket, in a thread of the test process."""
 
+import asyncio
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -90,6 +91,13 @@ def await_true(condition: Callable[[], bool], seconds: float = PATIENCE) -> None
     given_up = monotonic() + seconds
     while not condition():
         assert monotonic() < given_up
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the event loop go on until it is so."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110 - of what is waited for nobody tells
+            await asyncio.sleep(0)
 
 
 def await_ready(client: httpx.Client, failures: list[StartupError]) -> None:

@@ -44,7 +44,7 @@ from service.session import Scores, Session
 from service.settings import Settings
 from service.work import Result
 from tests.service import colours
-from tests.service.live import PATIENCE
+from tests.service.live import PATIENCE, until
 from tests.service.pictures import encode, noise, png
 from tests.service.stand_ins import Run, no_reopening, record, session
 
@@ -372,14 +372,12 @@ class Hold:
 
 async def all_done(scheduler: Scheduler) -> None:
     """Nothing is decoded, runs, or waits any more."""
-    while scheduler.longest_job:  # noqa: ASYNC110 - nobody tells of it
-        await asyncio.sleep(0)
+    await until(lambda: scheduler.longest_job == 0)
 
 
 async def in_work(bench: Bench, least: int) -> None:
     """So many pictures were admitted."""
-    while bench.admission.in_work < least:  # noqa: ASYNC110 - nobody tells of it
-        await asyncio.sleep(0)
+    await until(lambda: bench.admission.in_work >= least)
 
 
 End = tuple[str, type[BaseException], dict[str, float]]

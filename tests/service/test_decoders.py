@@ -30,7 +30,7 @@ from service.metrics import Metrics
 from service.pixels import read_pixels
 from service.preprocessing import Pixels
 from tests.service import colours
-from tests.service.live import PATIENCE, classify, live_service, metric
+from tests.service.live import PATIENCE, classify, live_service, metric, until
 from tests.service.pictures import encode, noise, png
 from tests.service.processes import children
 
@@ -179,10 +179,10 @@ def test_a_decoder_that_takes_too_long_is_ended(slow: bytes) -> None:
 
 async def kill_when_busy(known: set[int]) -> int:
     """End the decoder process that is at work and none of these."""
-    while not (found := [pid for pid in grandchildren() - known if busy(pid)]):  # noqa: ASYNC110 - nobody tells of it
-        await asyncio.sleep(0)
-    os.kill(found[0], signal.SIGKILL)
-    return found[0]
+    await until(lambda: any(busy(pid) for pid in grandchildren() - known))
+    found = next(pid for pid in grandchildren() - known if busy(pid))
+    os.kill(found, signal.SIGKILL)
+    return found
 
 
 def grandchildren() -> set[int]:
@@ -226,8 +226,7 @@ def test_processes_that_died_idle_cost_no_picture() -> None:
             died = grandchildren() - others
             for pid in died:
                 os.kill(pid, signal.SIGKILL)
-            while decoders._idle:  # noqa: ASYNC110 - nobody tells of it
-                await asyncio.sleep(0)
+            await until(lambda: not decoders._idle)
 
             assert (await decoders.read_pixels(png("red"), PREPROCESSING)).any()
             assert of_process(decoders) not in died
@@ -272,8 +271,7 @@ def test_a_picture_that_nobody_waits_for_any_more_takes_its_process_along(slow: 
             await decoders.start(1)
             pid = of_process(decoders)
             picture = asyncio.create_task(decoders.read_pixels(slow, PREPROCESSING))
-            while not busy(pid):  # noqa: ASYNC110 - nobody tells of it
-                await asyncio.sleep(0)
+            await until(lambda: busy(pid))
             picture.cancel()
             await asyncio.wait([picture])
 

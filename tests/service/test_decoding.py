@@ -141,7 +141,7 @@ def test_unknown_orientations_are_ignored(orientation: int) -> None:
     np.testing.assert_array_equal(pixels(rgb), pixels(noise(20, 10)))
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's of just that
 @pytest.mark.parametrize("exif", [b"Exif\0\0not TIFF", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0", b"MM\0*"])
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
 def test_broken_exif_is_ignored(file_format: str, exif: bytes) -> None:
@@ -334,7 +334,6 @@ def test_a_picture_that_is_too_large_takes_no_memory(disposal: int) -> None:
 
 @given(st.binary(max_size=40), st.integers(0, 2000), st.sampled_from(FORMATS))
 @settings(deadline=None, max_examples=200)
-@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_damaged_pictures_are_decoded_or_refused(damage: bytes, place: int, file_format: str) -> None:
     data = bytearray(encode(noise(24, 16), file_format))
     place %= len(data)

@@ -18,7 +18,7 @@ from service.preprocessing import Pixels
 from service.scheduling import Scheduler
 from service.session import Scores
 from service.work import Item, Work
-from tests.service.live import PATIENCE
+from tests.service.live import PATIENCE, until
 from tests.service.stand_ins import Held, Noted, echo, results_of, runner_of, work_of
 
 
@@ -37,8 +37,7 @@ async def scheduler_of(slots: int, cores: int | None = None) -> AsyncIterator[Sc
 
 async def idle(scheduler: Scheduler) -> None:
     """Until nothing is decoded and nothing runs."""
-    while scheduler._busy_since:  # noqa: ASYNC110 - nobody tells of it
-        await asyncio.sleep(0)
+    await until(lambda: not scheduler._busy_since)
 
 
 @asynccontextmanager
@@ -233,8 +232,7 @@ def test_while_all_cores_are_busy_pictures_gather_unless_due(patience: float, at
             scheduler.attach(runner_of(queue, noted), on_cores=True)
             scheduler.decode([partial(hold, 0), partial(hold, 1)])
             put(queue, works[0])
-            while scheduler._running:  # noqa: ASYNC110 - nobody tells of it
-                await asyncio.sleep(0)
+            await until(lambda: not scheduler._running)
             assert noted.batches == at_once
             put(queue, *works[1:])
             releases[0].set()
@@ -566,8 +564,7 @@ def test_the_longest_job_is_the_one_that_began_first(monkeypatch: pytest.MonkeyP
             now = 15.0
             assert scheduler.longest_job == 5
             release[0].set()
-            while scheduler.decoding == 2:  # noqa: ASYNC110 - nobody tells of it
-                await asyncio.sleep(0)
+            await until(lambda: scheduler.decoding == 1)
             assert scheduler.longest_job == 2
             release[1].set()
             await idle(scheduler)
