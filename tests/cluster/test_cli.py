@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.conftest import REPOSITORY
 from tests.docker.compose import free_port
@@ -55,3 +56,30 @@ def test_a_wrong_setting_ends_it_with_2() -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("strip-mlp-cluster: ")
     assert "--replicas" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("instead", "told"),
+    [
+        (
+            "cli.join = Mock(side_effect=ConnectionError('nobody there'))",
+            "the service cannot start: nobody there",
+        ),
+        (
+            "cli.join = cli.deploy = Mock(); cli.serve = Mock(); cli.serve.status().applications = {}",
+            "somebody else has ended the application",
+        ),
+        ("cli.join = Mock(); cli.deploy = lambda _: os.kill(os.getpid(), signal.SIGTERM)", "ending"),
+    ],
+)
+def test_what_becomes_of_a_cluster_is_told_in_a_line(instead: str, told: str) -> None:
+    """With stand-ins, as Ray tries a wrong address for minutes."""
+    code = f"import os, signal; from unittest.mock import Mock; from cluster import cli; {instead}; exit(cli.main())"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=REPOSITORY, env=environment(), check=False, capture_output=True, text=True, timeout=PATIENCE,
+    )  # fmt: skip
+
+    assert done.returncode == (0 if told == "ending" else 1)
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
