@@ -90,6 +90,9 @@ class Classifier:
             logger.exception("a picture failed in a way that nobody foresaw")
             item.work.settle(item, ServiceError("an unexpected error; the service's log has it"))
         else:
+            if item.work.abandoned:
+                item.pixels = None
+                return
             model.queue.put(item)
             model.metrics.stage_seconds["decode"].observe(item.decoded - item.decode_started)
 

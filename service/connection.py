@@ -16,14 +16,17 @@ from service.errors import BadRequest, HeadersTooLarge, HeadersTooSlow, Overload
 from service.metrics import Metrics
 from service.problems import problem_response
 
-MOST_SILENT_BYTES = 64 << 10
+MOST_SILENT_BYTES = 32 << 10
 """What may arrive before a part of a body does: request line and headers, later chunk extensions or trailers."""
+
+MOST_HEADERS = 100
+"""Of a request, each of which takes many times its bytes while the request lasts."""
 
 LINGER_SECONDS = 5
 """How long the rest of a body is received, and thrown away, once its request is answered. Closed at once, a client
 might miss its answer (RFC 9112, section 9.6)."""
 
-MOST_WAITING = 8
+MOST_WAITING = 3
 """Requests that wait behind the one being answered, on one connection (RFC 9112, section 9.3.2)."""
 
 
@@ -100,14 +103,15 @@ class Connection(HttpToolsProtocol):
             return
         self._silent += len(data)
         super().data_received(data)
-        if self._silent > MOST_SILENT_BYTES:
+        if self._silent > MOST_SILENT_BYTES or len(self.headers or ()) > MOST_HEADERS:
             self._refuse_headers()
         elif self._timer is None and self.timeout_keep_alive_task is None and self._idle:
             self._expect_headers()  # the beginning of another request, or the blank lines that may stand before it
 
     def on_headers_complete(self) -> None:
         self._end_timer()
-        if self._silent > MOST_SILENT_BYTES and self._header_bytes > MOST_SILENT_BYTES:
+        many = len(self.headers) > MOST_HEADERS
+        if many or (self._silent > MOST_SILENT_BYTES and self._header_bytes > MOST_SILENT_BYTES):
             self._refuse_headers()
             raise ValueError("headers too large")  # the parser stops at it
         super().on_headers_complete()
@@ -142,7 +146,8 @@ class Connection(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._end_unread()
+        if not self.transport.is_closing():
+            self._end_unread()
 
     def timeout_keep_alive_handler(self) -> None:
         self.transport.abort()  # closed, it would wait for its client to read
@@ -176,7 +181,8 @@ class Connection(HttpToolsProtocol):
 
     def _refuse_headers(self) -> None:
         what = "the request's headers, chunk extensions or trailers"
-        self._refuse(HeadersTooLarge(f"{what} have more than the {MOST_SILENT_BYTES} bytes allowed"), "headers_large")
+        message = f"{what} are more than the {MOST_HEADERS}, or have more than the {MOST_SILENT_BYTES} bytes, allowed"
+        self._refuse(HeadersTooLarge(message), "headers_large")
 
     def _refuse(self, error: ServiceError, reason: str) -> None:
         if self._refused:

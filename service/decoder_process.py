@@ -17,7 +17,7 @@ from socket import socket
 from PIL import Image
 
 from service.artifact import Preprocessing
-from service.errors import BadPicture, PictureTooLarge, ServiceError
+from service.errors import BadPicture
 from service.memory import keep_heap_for_pictures
 from service.pixels import read_pixels
 
@@ -82,14 +82,8 @@ def _answer(preprocessing: bytes, picture: bytes, limits: DecodeLimits) -> tuple
     try:
         pixels = read_pixels(picture, _preprocessing(preprocessing), max_pixels=limits.max_pixels, exact=limits.exact)
     except BadPicture as error:
-        return _error(error)
-    except MemoryError:
-        return _error(PictureTooLarge(f"decoding the picture takes more than the {limits.memory} bytes allowed"))
+        return ERROR, error.code.encode() + b"\0" + str(error).encode(errors="replace")
     return PIXELS, pixels.tobytes()
-
-
-def _error(error: ServiceError) -> tuple[int, bytes]:
-    return ERROR, error.code.encode() + b"\0" + str(error).encode(errors="replace")
 
 
 @lru_cache

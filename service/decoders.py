@@ -8,9 +8,11 @@ import asyncio
 import logging
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from functools import lru_cache
 from multiprocessing import get_context
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import cast
 
@@ -32,6 +34,15 @@ FORK.set_forkserver_preload([decoder_process.__name__])
 ERRORS: dict[str, type[BadPicture]] = {
     error.code: error for error in (PictureTooLarge, UnsupportedPicture, BrokenPicture)
 }
+
+CHILDREN = threading.Lock()
+"""Whoever starts or joins a process asks how all others have ended, and of two that ask at once one learns nothing."""
+
+CANNOT_START = (OSError, EOFError)
+"""What starting a process raises; the latter if the one that forks has just died."""
+
+RETRY_SECONDS = 1.0
+"""Between two tries of starting a process."""
 
 END_SECONDS = 5
 """How long a process gets to end once its connection is closed."""
@@ -103,13 +114,19 @@ class _Decoder(asyncio.Protocol):
         return _Died(await self.join())
 
 
+def _start(process: BaseProcess) -> None:
+    with CHILDREN:
+        process.start()
+
+
 def _join(process: BaseProcess) -> int | None:
-    process.join(END_SECONDS)
-    if process.exitcode is None:
+    if not wait([process.sentinel], END_SECONDS):
         process.kill()
+        wait([process.sentinel])
+    with CHILDREN:
         process.join()
-    exitcode = process.exitcode
-    process.close()
+        exitcode = process.exitcode
+        process.close()
     return exitcode
 
 
@@ -131,12 +148,18 @@ class Decoders:
         self._metrics = metrics
         self._idle: list[_Decoder] = []
         self._closed = False
+        self._mending: asyncio.Task[None] | None = None
         self.failure: str | None = None
-        """Why no process could be started when one was last needed; None if it could."""
+        """Why no process could be started when one was last needed; None once one can."""
 
     async def start(self, processes: int) -> None:
-        """Have so many ready. Raises OSError if they cannot be started."""
-        self._idle += [await self._started() for _ in range(processes)]
+        """Have so many ready. If they cannot be started, `failure` says why."""
+        for _ in range(processes):
+            try:
+                self._idle.append(await self._started())
+            except CANNOT_START as error:
+                self._failed(error)
+                return
 
     async def read_pixels(self, data: bytes, preprocessing: Preprocessing) -> Pixels:
         """Decode, resize and crop one encoded picture to uint8 (size, size, 3).
@@ -179,19 +202,37 @@ class Decoders:
     async def _new(self) -> _Decoder:
         try:
             decoder = await self._started()
-        except OSError as error:
-            self.failure = f"no decoder process can be started: {error}"
-            logger.error(self.failure)
+        except CANNOT_START as error:
+            self._failed(error)
             raise ServiceError("the picture could not be decoded, as no decoder process can be started") from error
         self.failure = None
         return decoder
+
+    def _failed(self, error: Exception) -> None:
+        self.failure = f"no decoder process can be started: {error or type(error).__name__}"
+        logger.error(self.failure)
+        if self._mending is None or self._mending.done():
+            self._mending = asyncio.get_running_loop().create_task(self._mend(), name="mend decoders")
+
+    async def _mend(self) -> None:
+        """Until a process can be started: a service that is not ready is sent no picture that would try it."""
+        while self.failure is not None:
+            await asyncio.sleep(RETRY_SECONDS)
+            try:
+                decoder = await self._started()
+            except Exception as error:  # whatever it is, the next try may go better
+                logger.debug("still no decoder process can be started: %s", error)
+            else:
+                self.failure = None
+                self._give_back(decoder)
+                logger.warning("decoder processes can be started again")
 
     async def _started(self) -> _Decoder:
         ours, theirs = socket.socketpair()
         process = FORK.Process(target=decoder_process.work, args=(theirs, self._limits), name="decoder", daemon=True)
         try:
             with theirs:
-                await asyncio.to_thread(process.start)
+                await asyncio.to_thread(_start, process)
             ours.setblocking(False)
             loop = asyncio.get_running_loop()
             _, decoder = await loop.create_connection(lambda: _Decoder(process, self._forget), sock=ours)
@@ -214,6 +255,8 @@ class Decoders:
         """End the processes; those in use end when they are given back."""
         self._closed, idle = True, self._idle
         self._idle = []
+        if self._mending is not None:
+            self._mending.cancel()
         for decoder in idle:
             decoder.close()
         await asyncio.gather(*(decoder.join() for decoder in idle))

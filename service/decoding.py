@@ -77,6 +77,7 @@ def decode(data: bytes, *, max_pixels: int) -> Image.Image:
         UnsupportedPicture: not a picture, of another format, or of floating-point samples.
         PictureTooLarge: it has more than `max_pixels`.
         BrokenPicture: the format is known, the content is not decodable.
+        MemoryError: there is not enough for it.
     """
     return decode_reduced(data, max_pixels=max_pixels, least_side=PILLOWS_MOST_PIXELS).image
 
@@ -93,6 +94,8 @@ def decode_reduced(data: bytes, *, max_pixels: int, least_side: float) -> Decode
         raise UnsupportedPicture(f"not a readable picture; accepted are {', '.join(FORMATS)}") from error
     except TOO_LARGE as error:
         raise PictureTooLarge(too_large) from error
+    except MemoryError:
+        raise
     except Exception as error:  # decoders raise anything; whatever it is, this picture is at fault
         raise BrokenPicture(f"the picture's header cannot be read: {error}") from error
     if picture.width * picture.height > max_pixels:
@@ -110,6 +113,8 @@ def decode_reduced(data: bytes, *, max_pixels: int, least_side: float) -> Decode
             image = image.transpose(turn)
     except TOO_LARGE as error:
         raise PictureTooLarge(too_large) from error
+    except MemoryError:
+        raise
     except Exception as error:  # as above
         raise BrokenPicture(f"the {picture.format} picture cannot be decoded: {error}") from error
     return Decoded(image, stored[::-1] if turn in LYING else stored, reduction)

@@ -10,7 +10,6 @@ from prometheus_client import (
     Gauge,
     GCCollector,
     Histogram,
-    PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
 )
@@ -55,7 +54,6 @@ class Metrics:
         else:
             ProcessCollector(registry=self._exposed)
             GCCollector(registry=self._exposed)
-        PlatformCollector(registry=self._exposed)
         self._gpus: GpuCollector | None = None
 
         self.requests = self._counter("stripmlp_requests", "HTTP requests answered.", "endpoint", "code")

@@ -12,6 +12,7 @@ from PIL import Image
 
 from service.artifact import Interpolation, Preprocessing
 from service.decoding import Decoded, decode, decode_reduced
+from service.errors import PictureTooLarge
 from service.preprocessing import Pixels, centre, resized_size, to_pixels
 
 GAPS: Mapping[Interpolation, float] = {"bilinear": 2.9, "bicubic": 2.9, "hamming": 4.0, "lanczos": 4.0}
@@ -34,8 +35,15 @@ def read_pixels(data: bytes, preprocessing: Preprocessing, *, max_pixels: int, e
             filter's gap times as long as needed.
 
     Raises:
-        BadPicture: as from `decode`.
+        BadPicture: as from `decode`, or PictureTooLarge if there is not enough memory.
     """
+    try:
+        return _read_pixels(data, preprocessing, max_pixels=max_pixels, exact=exact)
+    except MemoryError as error:
+        raise PictureTooLarge("the picture takes more memory to decode than there is") from error
+
+
+def _read_pixels(data: bytes, preprocessing: Preprocessing, *, max_pixels: int, exact: bool) -> Pixels:
     if exact:
         return to_pixels(decode(data, max_pixels=max_pixels), preprocessing)
     side = preprocessing.resize_side if preprocessing.crop else preprocessing.image_size

@@ -75,13 +75,18 @@ class Runner:
     def run(self, batch: list[Item]) -> None:
         """Run a batch and hand every picture its result. Called in a thread, returns when it is done."""
         started = perf_counter()
+        # A request that is abandoned lets go of its pixels, at any time.
+        needed = [(item, pixels) for item in batch if (pixels := item.pixels) is not None]
+        if not needed:
+            return
+        items = [item for item, _ in needed]
         results: Sequence[Scores | InferenceFailed]
         try:
-            results = classify_batch(self._run_padded, [_pixels(item) for item in batch], self._name)
+            results = classify_batch(self._run_padded, [pixels for _, pixels in needed], self._name)
         except BaseException:
             logger.critical("running model %s failed in a way that nobody foresaw", self._name, exc_info=True)
-            results = [_failure(self._name)] * len(batch)
-        self._loop.call_soon_threadsafe(self._deliver, batch, results, started, perf_counter())
+            results = [_failure(self._name)] * len(items)
+        self._loop.call_soon_threadsafe(self._deliver, items, results, started, perf_counter())
 
     async def close(self) -> None:
         """Stop repairing."""
@@ -183,8 +188,3 @@ def _failure(name: str) -> InferenceFailed:
 def _no_number(name: str) -> InferenceFailed:
     logger.error("model %s gave what is no number", name)
     return InferenceFailed(f"model {name} gave no finite number for this picture")
-
-
-def _pixels(item: Item) -> Pixels:
-    assert item.pixels is not None  # decoded before it was queued
-    return item.pixels

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
@@ -50,6 +51,8 @@ class Scheduler:
         """Runs on the cores."""
         self._again: asyncio.TimerHandle | None = None
         """For when what gathers becomes due while nothing else happens."""
+        self._again_at = math.inf
+        """On the clock of `time.perf_counter`."""
 
     def decode(self, jobs: Iterable[Decode]) -> None:
         """Do these, first come, first served. They should not raise."""
@@ -96,14 +99,17 @@ class Scheduler:
         """Give every free slot, and every free GPU, something to do."""
         while self._start_run() or self._start_decode():
             pass
-        if self._free and self._again is None:
-            waiting = [runner.queue.due_at for runner in self._runners if runner.could_run and self._on_cores(runner)]
-            if waiting:
-                seconds = max(0, min(waiting) - perf_counter())
-                self._again = asyncio.get_running_loop().call_later(seconds, self._start_again)
+        waiting = [runner.queue.due_at for runner in self._runners if runner.could_run and self._on_cores(runner)]
+        due_at = min(waiting, default=math.inf)
+        if self._free and due_at < self._again_at:
+            if self._again is not None:
+                self._again.cancel()
+            self._again_at = due_at
+            seconds = max(0, due_at - perf_counter())
+            self._again = asyncio.get_running_loop().call_later(seconds, self._start_again)
 
     def _start_again(self) -> None:
-        self._again = None
+        self._again, self._again_at = None, math.inf
         self._start()
 
     def _start_run(self) -> bool:

@@ -151,6 +151,8 @@ class Settings(BaseSettings):
         ):
             if getattr(self, small) > getattr(self, large):
                 raise ValueError(f"{small} is {getattr(self, small)}, but {large} only {getattr(self, large)}: {what}")
+        if self.admin_port == self.port != 0:
+            raise ValueError(f"admin_port is {self.admin_port}, which is the port of all others")
         if self.workers > 1 and self.grpc_port == 0:
             raise ValueError("grpc_port is 0, which would be another port in each of the workers: name one")
         return self

@@ -14,6 +14,8 @@ from service.session import Scores
 Content = bytes | Base64Picture | Pixels
 """Of a picture: encoded, perhaps as text, or its pixels as the model takes them."""
 
+NOTHING = b""
+
 Result = Scores | ServiceError
 
 
@@ -71,10 +73,15 @@ class Work:
             self._done.set_result([each for each in self._results if each is not None])
 
     def abandon(self, error: ServiceError) -> None:
-        """Nobody needs the results any more: what has not reached the session never does. Later calls do nothing."""
+        """Nobody needs the results any more: what has not reached the session never does, and is let go of.
+
+        Later calls do nothing.
+        """
         if self.abandoned or self._missing == 0:
             return
         self.abandoned = True
+        for item in self.items:  # those that wait in a queue are still referred to there
+            item.content, item.pixels = NOTHING, None
         self._admission.dropped(self._missing)
         if not self._done.done():
             self._done.set_exception(error)

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from service import connection as connection_module
-from service.connection import MOST_SILENT_BYTES, MOST_WAITING
+from service.connection import MOST_HEADERS, MOST_SILENT_BYTES, MOST_WAITING
 from tests.service import colours
 from tests.service.live import await_metric, await_true, classify, connect, live_service, metric
 from tests.service.pictures import png
@@ -124,7 +124,7 @@ def test_a_request_that_is_still_being_answered_is_not_cut_off(client: httpx.Cli
         assert received(connection)[0] == 408
 
 
-@pytest.mark.parametrize("sent", [b"X-Long: " + b"a" * MOST_SILENT_BYTES, b"X: y\r\n" * (MOST_SILENT_BYTES // 6 + 1)])
+@pytest.mark.parametrize("sent", [b"X-Long: " + b"a" * MOST_SILENT_BYTES, b"X: y\r\n" * (MOST_HEADERS + 1)])
 @pytest.mark.parametrize("end", [b"\r\n\r\n", b""])
 def test_headers_that_are_too_large_end_the_connection(client: httpx.Client, sent: bytes, end: bytes) -> None:
     with connect(client) as connection:
@@ -135,6 +135,13 @@ def test_headers_that_are_too_large_end_the_connection(client: httpx.Client, sen
 
         assert (status, problem["code"], headers["connection"]) == (431, "headers_too_large", "close")
     await_metric(client, 1, "stripmlp_connections_refused_total", reason="headers_large")
+
+
+def test_as_many_headers_as_are_allowed_are_read(client: httpx.Client) -> None:
+    with connect(client) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: h\r\n" + b"X: y\r\n" * (MOST_HEADERS - 1) + b"\r\n")
+
+        assert received(connection)[0] == 200
 
 
 def test_a_url_that_is_too_large_ends_the_connection(client: httpx.Client) -> None:

@@ -7,6 +7,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,14 @@ from service.errors import (
     BrokenPicture,
     PictureTooLarge,
     PictureTooSlow,
+    ServiceError,
+    StartupError,
     UnsupportedPicture,
 )
 from service.metrics import Metrics
 from service.pixels import read_pixels
-from service.preprocessing import Pixels
 from tests.service import colours
-from tests.service.live import PATIENCE, classify, live_service, metric, until
+from tests.service.live import PATIENCE, await_ready, await_true, classify, listening_service, metric, until
 from tests.service.pictures import encode, noise, png
 from tests.service.processes import children
 
@@ -250,17 +252,31 @@ def test_the_kernel_bounds_memory_and_files() -> None:
     in_loop(scenario)
 
 
-def test_a_picture_that_takes_more_memory_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    def out_of_memory(*_: object, **__: object) -> Pixels:
-        raise MemoryError
+@dataclass(frozen=True)
+class Tight(DecodeLimits):
+    """Less memory than a picture may need."""
 
-    monkeypatch.setattr(decoder_process, "read_pixels", out_of_memory)
-    text = PREPROCESSING.model_dump_json().encode()
+    @property
+    def memory(self) -> int:
+        return 16 << 20
 
-    kind, answer = decoder_process._answer(text, b"", LIMITS)
 
-    assert kind == decoder_process.ERROR
-    assert answer.startswith(b"picture_too_large\0decoding the picture takes more than the ")
+def test_a_picture_that_takes_more_memory_than_the_kernel_gives_is_too_large() -> None:
+    large = encode(Image.new("L", (7000, 7000)))
+    limits = Tight(max_pixels=50_000_000, max_bytes=1 << 20, seconds=PATIENCE, exact=True)
+
+    async def scenario() -> None:
+        async with decoders_of(limits) as (decoders, metrics):
+            await decoders.start(1)
+            pid = of_process(decoders)
+            with pytest.raises(PictureTooLarge, match="more memory to decode than there is"):
+                await decoders.read_pixels(large, PREPROCESSING)
+
+            assert (await decoders.read_pixels(png("red"), PREPROCESSING)).any()
+            assert of_process(decoders) == pid
+            assert deaths(metrics, "crash") is None
+
+    in_loop(scenario)
 
 
 def test_a_picture_that_nobody_waits_for_any_more_takes_its_process_along(slow: bytes) -> None:
@@ -338,26 +354,56 @@ def no_processes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         nonlocal refused
         refused = False
 
+    monkeypatch.setattr(decoders, "RETRY_SECONDS", 0.01)
     monkeypatch.setattr(decoders.FORK.Process, "start", refuse)
     return allow
 
 
-def test_a_service_without_decoders_says_so_and_recovers(
-    colour_models: Path, monkeypatch: pytest.MonkeyPatch, no_processes: Callable[[], None]
-) -> None:
-    async def none(*_: object) -> None:
-        """No decoders."""
-
-    monkeypatch.setattr(Decoders, "start", none)
-    with live_service(colour_models) as client:
-        answer = classify(client, png("red"))
-        assert answer.status_code == 500
-        assert answer.json()["detail"].endswith("no decoder process can be started")
+def test_a_service_without_decoders_says_so_and_recovers(colour_models: Path, no_processes: Callable[[], None]) -> None:
+    """By itself, as nobody sends pictures to what is not ready."""
+    failures: list[StartupError] = []
+    with listening_service(colour_models, failures.append) as client:
+        no_model_yet = "models are being loaded"
+        await_true(lambda: no_model_yet not in client.get("/readyz").text)
         ready = client.get("/readyz")
         assert ready.status_code == 503
         assert "no decoder process can be started: [Errno 11]" in ready.json()["detail"]
+        answer = classify(client, png("red"))
+        assert answer.status_code == 500
+        assert answer.json()["detail"].endswith("no decoder process can be started")
 
         no_processes()
+        await_ready(client, failures)
         assert classify(client, png("red")).status_code == 200
-        assert client.get("/readyz").status_code == 200
         assert metric(client, "stripmlp_images_total", outcome="failed") == 1
+
+
+def test_what_forks_may_die_while_a_process_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(_: BaseProcess) -> None:
+        raise EOFError("unexpected EOF")
+
+    async def scenario() -> None:
+        async with decoders_of() as (made, _):
+            with monkeypatch.context() as patch:
+                patch.setattr(decoders.FORK.Process, "start", die)
+                with pytest.raises(ServiceError, match="no decoder process can be started"):
+                    await made.read_pixels(png("red"), PREPROCESSING)
+                assert made.failure == "no decoder process can be started: unexpected EOF"
+            assert (await made.read_pixels(png("red"), PREPROCESSING)).any()
+            assert made.failure is None
+
+    in_loop(scenario)
+
+
+def test_decoders_that_are_closed_try_no_more(no_processes: Callable[[], None]) -> None:
+    async def scenario() -> None:
+        async with decoders_of() as (made, _):
+            await made.start(2)
+            mending = made._mending
+            assert mending is not None
+        no_processes()
+        await asyncio.wait([mending])
+        assert mending.cancelled()
+        assert made._idle == []
+
+    in_loop(scenario)

@@ -262,6 +262,23 @@ def test_what_becomes_due_while_nothing_else_happens_is_run() -> None:
     in_loop(scenario)
 
 
+def test_what_becomes_due_sooner_does_not_wait_for_what_becomes_due_later() -> None:
+    noted = Noted()
+
+    async def scenario() -> None:
+        late, soon, work = queue_of(patience=1000), queue_of(patience=0.02), work_of(0, 1)
+        async with scheduler_of(3, cores=2) as scheduler:
+            for queue in (late, soon):
+                scheduler.attach(runner_of(queue, noted), on_cores=True)
+            async with held_up(scheduler, 2):
+                put(late, work_of(0, 2))
+                put(soon, work)
+                assert await results_of(work) == [1]
+                assert noted.batches == [[1]]
+
+    in_loop(scenario)
+
+
 def test_of_batches_that_are_due_the_one_that_waits_for_longest_goes_first() -> None:
     noted = Noted()
 

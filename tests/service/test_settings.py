@@ -115,6 +115,13 @@ def test_senseless_values_are_refused_by_name(field: str, value: Any) -> None:
     assert refusal.value.errors()[0]["loc"] == (field,)
 
 
+def test_administration_has_a_port_of_its_own() -> None:
+    with pytest.raises(ValidationError, match="admin_port is 8001, which is the port of all others"):
+        Settings(port=8001, admin_port=8001)
+
+    assert Settings(port=0, admin_port=0).admin_port == 0  # two that the system chooses
+
+
 @pytest.mark.parametrize("device", ["cuda:0,1", "cuda:x", "xcpu", "cpu,cpu", "cpu\n"])
 def test_a_device_of_which_only_a_part_makes_sense_is_refused(device: str) -> None:
     with pytest.raises(ValidationError):

@@ -1,8 +1,10 @@
 """A request's pictures: each leaves once, and the request ends once, whatever happens in which order."""
 
 import asyncio
+import weakref
 from contextlib import suppress
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -93,6 +95,20 @@ def test_an_abandoned_request_ends_at_once_with_the_first_reason() -> None:
         work.abandon(ClientGone("gone"))
 
         with pytest.raises(DeadlineExceeded, match="late"):
+            await results_of(work)
+
+    asyncio.run(scenario())
+
+
+def test_what_waits_in_a_queue_of_an_abandoned_request_holds_no_memory() -> None:
+    async def scenario() -> None:
+        work = work_of(0, 1, 2)
+        work.items[0].content, work.items[1].pixels = np.zeros(9, np.uint8), np.zeros(9, np.uint8)
+        content, pixels = weakref.ref(work.items[0].content), weakref.ref(work.items[1].pixels)
+        work.abandon(DeadlineExceeded("late"))
+
+        assert content() is pixels() is None
+        with pytest.raises(DeadlineExceeded):
             await results_of(work)
 
     asyncio.run(scenario())
