@@ -9,7 +9,7 @@ from ray import serve
 from starlette.types import ASGIApp
 
 from cluster.everywhere import Everywhere
-from cluster.settings import ClusterSettings
+from cluster.settings import ClusterSettings, absolute
 from service.app import Service
 from service.errors import StartupError
 from service.logs import start_logging
@@ -60,22 +60,14 @@ class Replica:
 
 def build(settings: ClusterSettings) -> serve.Application:
     """The application, for `serve.run` and Ray's `serve run cluster.replica:build models=/models`."""
-    settings = settings.model_copy(update={"models": settings.models.absolute()})  # Ray's workers are started elsewhere
-    scale = (
-        {"num_replicas": settings.replicas}
-        if settings.max_replicas is None
-        else {
-            "autoscaling_config": {
-                "min_replicas": settings.replicas,
-                "max_replicas": settings.max_replicas,
-                "target_ongoing_requests": settings.ongoing_requests,
-            }
-        }
-    )
     deployment = serve.deployment()(serve.ingress()(Replica))
     return deployment.options(
-        **scale,
+        autoscaling_config={
+            "min_replicas": settings.replicas,
+            "max_replicas": settings.max_replicas or settings.replicas,
+            "target_ongoing_requests": settings.ongoing_requests,
+        },
         ray_actor_options={"num_cpus": settings.replica_cpus, "num_gpus": settings.replica_gpus},
         max_ongoing_requests=settings.max_queue + ROOM_TO_REFUSE,
         graceful_shutdown_timeout_s=settings.shutdown_seconds,
-    ).bind(settings)
+    ).bind(absolute(settings))

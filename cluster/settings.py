@@ -1,11 +1,14 @@
 """Settings of the service on a Ray cluster: the service's own, and how many of it there are."""
 
-from typing import Self
+from pathlib import Path
+from typing import Self, TypeVar
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from service.settings import Settings
+
+Kind = TypeVar("Kind", bound=Settings)
 
 
 class ClusterSettings(Settings):
@@ -50,3 +53,8 @@ class ClusterSettings(Settings):
         if self.max_replicas is not None and self.max_replicas < self.replicas:
             raise ValueError(f"max_replicas is {self.max_replicas}, but replicas {self.replicas}")
         return self
+
+
+def absolute(settings: Kind) -> Kind:
+    """The same, with paths that do not depend on the folder that a process was started in: Ray's have others."""
+    return settings.model_copy(update={name: value.absolute() for name, value in settings if isinstance(value, Path)})

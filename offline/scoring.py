@@ -12,12 +12,14 @@ from typing import TypeVar
 
 from offline.errors import UnreadableFile
 from offline.model import Model
+from service.artifact import Preprocessing
 from service.body import MEBIBYTE
 from service.errors import BadPicture, PictureTooLarge
 from service.pixels import read_pixels
 from service.preprocessing import Pixels
 from service.running import classify_batch, padded
 from service.session import Scores
+from service.settings import Settings
 from service.work import Result
 
 Each = TypeVar("Each")
@@ -70,31 +72,35 @@ def in_order(make: Callable[[Part], Made], parts: Iterable[Part], threads: int) 
 
 
 def _score(model: Model, paths: Sequence[Path]) -> list[ScoredPicture]:
-    read = [_read(model, path) for path in paths]
-    pictures = [pixels for pixels in read if not isinstance(pixels, BadPicture)]
-    results = iter(classify_batch(partial(run_padded, model), pictures, model.name) if pictures else [])
-    return [
-        ScoredPicture(path, pixels if isinstance(pixels, BadPicture) else next(results))
-        for path, pixels in zip(paths, read, strict=True)
+    limit = model.settings.max_image_mb * MEBIBYTE
+    pictures = [
+        decoded(partial(read_file, path, limit), model.artifact.preprocessing, model.settings) for path in paths
     ]
+    return [ScoredPicture(path, result) for path, result in zip(paths, results_of(model, pictures), strict=True)]
 
 
-def run_padded(model: Model, pixels: Pixels) -> Scores:
-    """Run uint8 (batch, size, size, 3), filled up where the model's device wants it; there may be more scores then."""
-    return model.opened.session.run(pixels if model.opened.sizes is None else padded(pixels, model.opened.sizes))
-
-
-def _read(model: Model, path: Path) -> Pixels | BadPicture:
-    settings = model.settings
+def decoded(read: Callable[[], bytes], preprocessing: Preprocessing, settings: Settings) -> Pixels | BadPicture:
+    """Pixels, uint8 (size, size, 3), of the encoded picture that `read` returns, or the error that either raises."""
     try:
-        return read_pixels(
-            read_file(path, settings.max_image_mb * MEBIBYTE),
-            model.artifact.preprocessing,
-            max_pixels=settings.max_pixels,
-            exact=settings.exact_decode,
-        )
+        return read_pixels(read(), preprocessing, max_pixels=settings.max_pixels, exact=settings.exact_decode)
     except BadPicture as error:
         return error
+
+
+def results_of(model: Model, pictures: Sequence[Pixels | BadPicture]) -> list[Result]:
+    """What the model says of each, an error being its own result."""
+    good = [picture for picture in pictures if not isinstance(picture, BadPicture)]
+    results = (
+        result
+        for part in in_parts(good, model.batch_limit)
+        for result in classify_batch(partial(_run_padded, model), part, model.name)
+    )
+    return [picture if isinstance(picture, BadPicture) else next(results) for picture in pictures]
+
+
+def _run_padded(model: Model, pixels: Pixels) -> Scores:
+    """Run uint8 (batch, size, size, 3), filled up where the model's device wants it; there may be more scores then."""
+    return model.opened.session.run(pixels if model.opened.sizes is None else padded(pixels, model.opened.sizes))
 
 
 def read_file(path: Path, limit: int) -> bytes:

@@ -12,29 +12,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as arrow
 import pyarrow.dataset as datasets
 import pyarrow.parquet as parquet
 import ray
 from pyarrow import fs
 from ray.data.expressions import col
+from ray.data.extensions import ArrowPythonObjectArray
 from ray.exceptions import RayError
 
 from cluster.joining import join
+from cluster.settings import absolute
 from offline.errors import OfflineError, UnreadableFile
 from offline.listing import extensions, files_of
 from offline.model import open_model
 from offline.outputs import SCHEMA, Before, columns_of, row_of_columns
 from offline.progress import console
-from offline.rows import Row, row_of, shown
-from offline.scoring import in_parts, read_file, run_padded
-from service.answers import PictureError
+from offline.rows import row_of, shown
+from offline.scoring import decoded, read_file, results_of
 from service.artifact import Preprocessing
 from service.body import MEBIBYTE
-from service.errors import BadPicture, PictureTooLarge
-from service.pixels import read_pixels
-from service.running import classify_batch
+from service.errors import PictureTooLarge
 from service.settings import Settings
 
 ROWS_A_BLOCK = 1000
@@ -50,8 +48,14 @@ divided is the operating system's business."""
 PATH, BYTES = "path", "bytes"
 """Columns of a Parquet file of pictures."""
 
+PICTURE = "picture"
+"""Column of what `decode` has made of the bytes."""
+
 Batch = dict[str, Any]
-"""Columns as NumPy arrays; pixels are uint8 (pictures, size, size, 3)."""
+"""Columns as NumPy arrays."""
+
+Read = Callable[[bytes], bytes]
+"""Gives an encoded picture; may raise BadPicture."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,8 @@ def classify_on_ray(sources: Sequence[str], output: str, job: Job, *, resume: bo
         OfflineError: no such model, source or output, or the output is of another model, or neither to be resumed nor
             overwritten.
     """
+    path = str(Path(job.model).absolute()) if job.model is not None and job.model.endswith(".onnx") else job.model
+    job = Job(path, absolute(job.settings), job.top_k)
     model = open_model(job.model, job.settings.model_copy(update={"max_batch": 1}))
     try:
         before = _prepare(output, resume=resume, overwrite=overwrite)
@@ -90,19 +96,20 @@ def classify_on_ray(sources: Sequence[str], output: str, job: Job, *, resume: bo
         if not console.is_terminal:  # where bars would become lines
             logging.getLogger("ray.data").setLevel(logging.WARNING)
         _run(sources, output, job, before, model.artifact.preprocessing)
+        store, folder = _opened(output)
+        codes = datasets.dataset(_files(store, folder), SCHEMA, filesystem=store).to_table(["error_code"])
     except (RayError, arrow.ArrowException, OSError, ValueError, KeyError) as error:
         raise OfflineError(f"the work on the cluster failed; --resume goes on: {error}") from error
-    store, folder = _opened(output)
-    files = [parquet.ParquetFile(store.open_input_file(name)) for name in _files(store, folder)]
-    return Counter(code or "" for file in files for code in file.read(["error_code"])["error_code"].to_pylist())
+    return Counter(code or "" for code in codes["error_code"].to_pylist())
 
 
 def _run(sources: Sequence[str], output: str, job: Job, before: Before, preprocessing: Preprocessing) -> None:
     pictures, read = _pictures(sources, before, job.settings)
+    store, folder = _opened(output)
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call] # Ray's has no types
     gpus = int(resources.get("GPU", 0))
     pictures.map_batches(
-        partial(decoded, read=read, preprocessing=preprocessing, settings=job.settings),
+        partial(decode, read=read, preprocessing=preprocessing, settings=job.settings),
         batch_size=BATCH,
         num_cpus=HALF,
     ).map_batches(
@@ -112,7 +119,7 @@ def _run(sources: Sequence[str], output: str, job: Job, before: Before, preproce
         compute=ray.data.ActorPoolStrategy(size=gpus or int(resources["CPU"])),
         num_cpus=0 if gpus else HALF,
         num_gpus=1 if gpus else 0,
-    ).write_parquet(output)
+    ).write_parquet(folder, filesystem=store)
 
 
 def _prepare(output: str, *, resume: bool, overwrite: bool) -> Before:
@@ -136,9 +143,7 @@ def _prepare(output: str, *, resume: bool, overwrite: bool) -> Before:
     return before
 
 
-def _pictures(
-    sources: Sequence[str], before: Before, settings: Settings
-) -> tuple[ray.data.Dataset, Callable[[bytes], bytes]]:
+def _pictures(sources: Sequence[str], before: Before, settings: Settings) -> tuple[ray.data.Dataset, Read]:
     """Rows of a picture's path and of what tells where its bytes are, and how to read those."""
     limit = settings.max_image_mb * MEBIBYTE
     source = sources[0]
@@ -146,7 +151,7 @@ def _pictures(
         store, folder = _opened(source)
         if missing := {PATH, BYTES} - set(datasets.dataset(folder, filesystem=store, format="parquet").schema.names):
             raise OfflineError(f"{source} has no column {' and no '.join(sorted(missing))}")
-        pictures = ray.data.read_parquet(source, columns=[PATH, BYTES])
+        pictures = ray.data.read_parquet(folder, filesystem=store, columns=[PATH, BYTES])
         if before.done:
             pictures = pictures.filter(expr=col(PATH).not_in(sorted(before.done)))
         return pictures, partial(_within, limit=limit)
@@ -161,37 +166,22 @@ def _pictures(
         files = list(files_of(sources))
         names, where = [shown(path) for path in files], [os.fsencode(path.absolute()) for path in files]
         read = partial(_from_file, limit=limit)
-    rows = [(name, place) for name, place in zip(names, where, strict=True) if name not in before.done]
-    parts = [
-        arrow.Table.from_pylist(
-            [{PATH: name, BYTES: place} for name, place in part],
-            schema=arrow.schema([(PATH, arrow.string()), (BYTES, arrow.binary())]),
-        )
-        for part in in_parts(rows, ROWS_A_BLOCK)
-    ]
-    return ray.data.from_arrow(parts), read
+    rows = [{PATH: name, BYTES: place} for name, place in zip(names, where, strict=True) if name not in before.done]
+    return ray.data.from_items(rows, override_num_blocks=1 + len(rows) // ROWS_A_BLOCK), read
 
 
-def decoded(batch: Batch, *, read: Callable[[bytes], bytes], preprocessing: Preprocessing, settings: Settings) -> Batch:
-    """Pixels of each picture, black ones where it has an error.
+def decode(batch: Batch, *, read: Read, preprocessing: Preprocessing, settings: Settings) -> arrow.Table:
+    """Pixels of each picture, or the error that befell it.
 
     Args:
         batch: `path`, and as `bytes` what `read` takes.
-        read: gives the encoded picture; may raise BadPicture.
+        read: see `Read`.
         preprocessing: the model's.
         settings: limits.
     """
-    count, size = len(batch[PATH]), preprocessing.image_size
-    pixels = np.zeros((count, size, size, 3), np.uint8)
-    codes, messages = [""] * count, [""] * count
-    for place, where in enumerate(batch[BYTES]):
-        try:
-            pixels[place] = read_pixels(
-                read(where), preprocessing, max_pixels=settings.max_pixels, exact=settings.exact_decode
-            )
-        except BadPicture as error:
-            codes[place], messages[place] = error.code, " ".join(str(error).split())
-    return {PATH: batch[PATH], "pixels": pixels, "code": np.array(codes), "message": np.array(messages)}
+    pictures = [decoded(partial(read, where), preprocessing, settings) for where in batch[BYTES]]
+    # Always as objects: Ray joins no batch that became a tensor with one that holds an error.
+    return arrow.table({PATH: batch[PATH], PICTURE: ArrowPythonObjectArray.from_objects(pictures)})
 
 
 class Sessions:
@@ -208,28 +198,15 @@ class Sessions:
         self._before = before
 
     def __call__(self, batch: Batch) -> arrow.Table:
-        """Rows of pictures that `decoded` has made."""
-        model = self._model
-        good = [place for place, code in enumerate(batch["code"]) if not code]
-        results = {
-            place: result
-            for part in in_parts(good, model.batch_limit)
-            for place, result in zip(
-                part,
-                classify_batch(partial(run_padded, model), [batch["pixels"][place] for place in part], model.name),
-                strict=True,
-            )
-        }
-        rows = []
-        for place, path in enumerate(map(str, batch[PATH])):
-            if place in results:
-                row = row_of(path, results[place], model, self._top_k)
-            else:
-                error = PictureError(code=str(batch["code"][place]), message=str(batch["message"][place]))
-                row = Row(path, model.name, model.version, error=error)
+        """Rows of what `decode` has made."""
+        results = results_of(self._model, batch[PICTURE])
+        rows = [
+            row_of(path, result, self._model, self._top_k)
+            for path, result in zip(map(str, batch[PATH]), results, strict=True)
+        ]
+        for row in rows:
             self._before.require_same(row)
-            rows.append(columns_of(row))
-        return arrow.Table.from_pylist(rows, SCHEMA)
+        return arrow.Table.from_pylist([columns_of(row) for row in rows], SCHEMA)
 
 
 def _within(data: bytes | None, limit: int) -> bytes:

@@ -41,7 +41,8 @@ def test_replicas_get_what_they_were_said_to_have(monkeypatch: pytest.MonkeyPatc
 
     (fixed, settings), (scaled, _) = deployed
     assert settings.models.is_absolute()
-    assert fixed.num_replicas == 2
+    scale = fixed._deployment_config.autoscaling_config
+    assert (scale.min_replicas, scale.max_replicas) == (2, 2)
     assert fixed.ray_actor_options == {"num_cpus": 4, "num_gpus": 0.5}
     assert fixed.max_ongoing_requests > 100
     scale = scaled._deployment_config.autoscaling_config

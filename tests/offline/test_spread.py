@@ -1,4 +1,4 @@
-"""`strip-mlp-classify --ray`, on a Ray cluster of this machine alone."""
+"""`strip-mlp-classify --ray`, on a Ray cluster that it joins, whose processes were started in another folder."""
 
 import json
 import subprocess
@@ -22,10 +22,16 @@ CUT = "resumed/cut.parquet"
 
 # Ray changes the process that it is used in, so that is another one. It is started once, which takes ten seconds.
 COMMANDS = """
-import json, sys
+import json, os, sys
 from pathlib import Path
+from ray.cluster_utils import Cluster
 from typer.testing import CliRunner
 from offline.classify import main
+here = Path.cwd()
+os.chdir("/")
+machine = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 200 << 20})
+os.chdir(here)
+os.environ["RAY_ADDRESS"] = machine.address
 for name, arguments in json.loads(sys.argv[1]).items():
     if name == "resumed":
         Path(sys.argv[2]).write_bytes(b"PAR1")
@@ -61,6 +67,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
         (folder / "pictures" / f"{number}.png").write_bytes(png(COLOURS[number % 3]))
     (folder / "pictures" / "more" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     (folder / "pictures" / "notes.txt").write_text("no picture")
+    (folder / "many").mkdir()
+    for number in range(100):
+        (folder / "many" / f"{number:02}.png").write_bytes(b"none" if number == 50 else png(COLOURS[number % 3]))
     (folder / "few").mkdir()
     for number in range(5):
         (folder / "few" / f"{number}.png").write_bytes(png(COLOURS[number % 3]))
@@ -80,6 +89,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     commands = {
         "folder": ["pictures", "--output", "folder"],
         "again": ["pictures", "--output", "folder"],
+        "many": ["many", "--output", "many results"],
+        "nothing left": ["many", "--output", "many results", "--resume"],
+        "a file": ["few", "--output", "a file", "--model", "models/colours/1/model.onnx"],
         "url": [f"file://{folder}/pictures", "--output", f"file://{folder}/url", "--top-k", "2"],
         "parquet": ["pictures.parquet", "--output", "parquet", "--strict"],
         "part": ["pictures/1*.png", "--output", "resumed"],
@@ -116,6 +128,22 @@ def test_a_folder(done: Done) -> None:
         row = rows[f"pictures/{number}.png"]
         assert row["labels"][0] == LABELS[COLOURS[number % 3]]
         assert (row["model"], row["version"], len(row["probabilities"]), row["error_code"]) == ("colours", 1, 3, None)
+
+
+def test_a_broken_picture_among_many_costs_itself_alone(done: Done) -> None:
+    rows = done.rows("many results")
+
+    assert "99 classified, 1 unsupported_picture" in done.told["many"]["told"]
+    assert len(rows) == 100
+    for path, row in rows.items():
+        number = int(Path(path).stem)
+        assert row["labels"][:1] == ([] if number == 50 else [LABELS[COLOURS[number % 3]]])
+    assert done.told["nothing left"] == done.told["many"]
+
+
+def test_the_file_of_a_model(done: Done) -> None:
+    assert done.told["a file"]["status"] == 0
+    assert {row["model"] for row in done.rows("a file").values()} == {"model"}
 
 
 def test_what_is_there_is_not_written_over_without_being_asked(done: Done) -> None:
