@@ -7,20 +7,25 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from time import time
 
 import httpx
 import pytest
+from PIL import Image
 
 from service.preprocessing import Pixels
 from service.session import Scores, Session
 from tests.conftest import REPOSITORY
 from tests.service import colours
 from tests.service.live import await_metric, await_true, classify, failed_start, live_service, metric
-from tests.service.pictures import png
-from tests.service.processes import children, running
+from tests.service.pictures import encode, png
+from tests.service.processes import running
 from tests.service.test_hostile_pictures import processes_of
+from tests.service.test_supervisor import is_alive, workers_of
 
 FAKETIME = shutil.which("faketime")
 
@@ -125,36 +130,63 @@ def test_a_session_without_memory_fails_its_pictures_alone(bundled_models: Path)
         assert infer() in (200, 500, 503)  # some may fit one by one
         resource.prlimit(process.pid, resource.RLIMIT_AS, limits)
 
-        assert "failed on a batch of" in process.messages
+        process.await_line("failed on a batch of")
         await_true(lambda: client.get("/readyz").status_code == 200)
         assert infer() == 200
 
 
-def test_a_killed_worker_takes_no_count_with_it(colour_models: Path) -> None:
-    options = ["--models", str(colour_models), "--max-batch", "1"]
-    with running(*options, workers=2) as (process, client):
-        client.close()  # each request on a connection of its own, so that both workers get some
-        picture = png("red")
+def test_a_worker_that_is_killed_under_load_takes_the_requests_in_its_work_alone(colour_models: Path) -> None:
+    """A client loses its connection then. Whether the service has counted such a request's pictures depends on how far
+    they had come; those of all other requests are counted, by the dead and by the living."""
+    clients, labels = 8, ["red", "green", "blue"]
+    pictures = [encode(Image.new("RGB", (1000, 1000), colour)) for colour in ("red", "lime", "blue")]
+    answered: list[list[str]] = []
+    lost: list[httpx.TransportError] = []
+    over = threading.Event()
+    with running("--models", str(colour_models), workers=2) as (process, client), ThreadPoolExecutor(clients) as pool:
+        client.headers["Connection"] = "close"  # so that both workers get requests, and later the new one
 
-        def ask() -> None:
-            answer = httpx.post(client.base_url.join("/classify"), content=picture, timeout=60)
-            assert answer.status_code == 200
+        def ask_on() -> None:
+            while not over.is_set():
+                try:
+                    answer = classify(client, *pictures)
+                except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as error:
+                    lost.append(error)
+                else:
+                    assert answer.status_code == 200, answer.text
+                    answered.append([each["predictions"][0]["label"] for each in answer.json()["results"]])
 
-        def counted() -> float:
-            with httpx.Client(base_url=client.base_url) as other:
-                return metric(other, "stripmlp_images_total", outcome="ok")
+        asking = [pool.submit(ask_on) for _ in range(clients)]
+        try:
+            await_metric(client, 10 * clients, "stripmlp_images_total", outcome="ok")
+            killed, other = workers_of(process)
+            with_it = processes_of(killed)
+            assert len(with_it) >= 3  # decoders, and what forks them
+            before = len(answered)
+            os.kill(killed, signal.SIGKILL)
+            process.await_line(f"worker {killed} died with exit code -9 and is replaced")
+            new = int(process.await_line(r"Started server process \[(\d+)\]")[1])
+            assert len(answered) > before + clients  # more than had been sent before
+            process.await_line("Application startup complete")
+            assert workers_of(process) == {new, other}
+            os.kill(other, signal.SIGSTOP)  # so that the new one has to answer
+            try:
+                assert classify(client, *pictures).status_code == 200
+            finally:
+                os.kill(other, signal.SIGCONT)
+        finally:
+            over.set()
+        for each in asking:
+            each.result()
+        await_true(lambda: not any(is_alive(pid) for pid in with_it))
 
-        for _ in range(20):
-            ask()
-        assert counted() == 20
-        workers = [pid for pid in children(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-        assert len(workers) == 2
-        os.kill(workers[0], signal.SIGKILL)
-        process.await_line(f"worker {workers[0]} died with exit code -9 and is replaced")
-        for _ in range(20):
-            ask()
-        assert counted() == 40
-        process.await_line("Application startup complete")
+        assert all(each == labels for each in answered)
+        assert 1 <= len(lost) <= clients
+        sent = len(pictures) * (len(answered) + 1)
+        assert sent <= metric(client, "stripmlp_images_total", outcome="ok") <= sent + len(pictures) * len(lost)
+        assert metric(client, "stripmlp_images_total") == metric(client, "stripmlp_images_total", outcome="ok")
+        await_true(lambda: metric(client, "stripmlp_in_flight_requests") == 1)  # which is this one
+        assert metric(client, "stripmlp_queue_images") == metric(client, "stripmlp_body_bytes") == 0
 
 
 @pytest.mark.skipif(FAKETIME is None, reason="there is no faketime: apt-get install faketime")
@@ -174,15 +206,16 @@ def test_the_clock_may_jump(colour_models: Path, tmp_path: Path, jump: int) -> N
         FAKETIME_TIMESTAMP_FILE=str(offset),
         FAKETIME_NO_CACHE="1",
         FAKETIME_DONT_FAKE_MONOTONIC="1",
-    ) as (_, client):
+    ) as (process, client):
         assert classify(client, png("red")).status_code == 200
         offset.write_text(f"{jump:+d}")
 
         for _ in range(5):
-            assert classify(client, png("red")).status_code == 200
+            answer = client.post("/classify", content=png("red"), headers={"X-Request-Id": "after-the-jump"})
+            assert answer.status_code == 200
+        logged = datetime.fromisoformat(process.await_line("after-the-jump").string.split()[0])
+        assert abs(logged.timestamp() - time() - jump) < 3600  # the service does have the other time
         assert client.get("/readyz").status_code == 200
-        started = float(client.get("/metrics").text.partition("\nprocess_start_time_seconds ")[2].split()[0])
-        assert abs(started - time()) < TWO_DAYS / 2
         path = colour_models / "colours/2"
         colours.save(path / "coming", colours.artifact().model_dump_json())
         (path / "coming").rename(path / "model.onnx")
