@@ -12,6 +12,7 @@ import pytest
 
 from service.decoding import FORMATS
 from service.settings import Settings
+from tests.conftest import REPOSITORY
 from tests.service.live import classify, metric
 from tests.service.pictures import encode, smooth
 from tests.service.processes import Process, children, running
@@ -21,8 +22,10 @@ SECONDS = 2
 
 MAX_PIXELS = 20_000_000
 
-IDLE_MIB = 250
-"""Of a service of the bundled model, without pictures."""
+MEBIBYTE = 1 << 20
+
+FILES = 448
+"""In the archive."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,9 @@ class Odd:
 def odd_files(shared: Path) -> list[Odd]:
     with zipfile.ZipFile(shared / "data" / "odd_images.zip") as archive:
         expected = [json.loads(line) for line in archive.read("expected.jsonl").splitlines()]
-        return [Odd(each["name"], archive.read(each["name"]), _decodable(each)) for each in expected]
+        files = [Odd(each["name"], archive.read(each["name"]), _decodable(each)) for each in expected]
+    assert len(files) == FILES
+    return files
 
 
 def _decodable(each: dict[str, Any]) -> bool:
@@ -78,6 +83,7 @@ def test_every_odd_file_alone(service: tuple[Process, httpx.Client], odd_files: 
 
 def test_odd_files_among_good_ones(service: tuple[Process, httpx.Client], odd_files: list[Odd]) -> None:
     _, client = service
+    deaths = metric(client, "stripmlp_decoder_deaths_total")
     good = [encode(smooth(40, 30, seed=seed)) for seed in range(4)]
     alone = [classify(client, picture).json()["results"][0]["predictions"] for picture in good]
     for start in range(0, len(odd_files), 8):
@@ -107,19 +113,59 @@ def test_odd_files_among_good_ones(service: tuple[Process, httpx.Client], odd_fi
                 assert [each["probability"] for each in result["predictions"]] == pytest.approx(
                     [each["probability"] for each in alone[place // 2 % len(good)]], abs=1e-5
                 )
+    assert metric(client, "stripmlp_decoder_deaths_total") == deaths
+
+
+def documented_mib(settings: Settings, decoders: int, models: int, size: int) -> float:
+    """What a service takes at most, by the formula in docs/operations.md.
+
+    Args:
+        settings: the service's.
+        decoders: its decoder processes.
+        models: the size of their files, bytes.
+        size: of the pictures that the largest of them takes, pixels.
+    """
+    page = (REPOSITORY / "docs" / "operations.md").read_text("utf-8")
+    formula = page.partition("**Memory**, in bytes")[2].split("```")[1].removeprefix("text")
+    meanings = {
+        "--max-queue-mb": settings.max_queue_mb * MEBIBYTE,
+        "--max-image-mb": settings.max_image_mb * MEBIBYTE,
+        "--max-queue": settings.max_queue,
+        "--max-connections": settings.max_connections,
+        "--max-pixels": settings.max_pixels,
+        "--decode-threads": decoders,
+        "the models": models,
+        "size": size,
+        " MiB": f" * {MEBIBYTE}",
+        "\N{MULTIPLICATION SIGN}": "*",
+        "\N{SUPERSCRIPT TWO}": "**2",
+    }
+    for written, meant in meanings.items():
+        formula = formula.replace(written, str(meant))
+    return float(eval(" ".join(formula.split()))) / MEBIBYTE
 
 
 def test_memory_stays_within_the_documented_bound(service: tuple[Process, httpx.Client], odd_files: list[Odd]) -> None:
-    """After the tests above, or at least one request of all kinds."""
+    """The most that each process ever had, after the tests above or at least one request of all kinds."""
     process, client = service
+    before = metric(client, "stripmlp_images_total", outcome="ok")
     for start in range(0, len(odd_files), 64):
-        classify(client, *(each.data for each in odd_files[start : start + 64]))
+        part = [("files", (each.name, each.data)) for each in odd_files[start : start + 64]]
+        answer = client.post("/classify", files=part, headers={"X-Request-Timeout-Ms": "60000"})
+        assert answer.status_code == 200, answer.text
+    assert metric(client, "stripmlp_images_total", outcome="ok") - before == sum(each.decodable for each in odd_files)
     settings = Settings(max_pixels=MAX_PIXELS)
+    models = [file.stat().st_size for file in settings.models.rglob("model.onnx")]
+    (model,) = client.get("/models").json()["models"]
+    alone, with_a_decoder = (
+        documented_mib(settings, decoders, sum(models), model["artifact"]["preprocessing"]["image_size"])
+        for decoders in (0, 1)
+    )
 
-    first, *others = processes_of(process.pid)
+    decoders = [each for child in children(process.pid) for each in children(child)]
+    others = set(processes_of(process.pid)) - set(decoders)
 
-    assert peak_mib(first) <= IDLE_MIB + settings.max_queue_mb
-    assert len(others) >= 3
-    for each in others:
-        assert peak_mib(each) <= 50 + settings.decode_limits.memory / 2**20
+    assert 1 <= len(decoders) <= settings.cores + 1
+    assert max(map(peak_mib, decoders)) <= with_a_decoder - alone
+    assert sum(map(peak_mib, others)) <= alone
     assert client.get("/readyz").status_code == 200
