@@ -1,4 +1,4 @@
-"""The service runs without the exporter and its libraries."""
+"""The service runs without the exporter and its libraries, and reads no pickle."""
 
 import ast
 import subprocess
@@ -11,6 +11,9 @@ import service
 from tests.conftest import REPOSITORY
 
 FORBIDDEN = {"torch", "onnx", "ray", "model_export", "offline", "cluster"}
+
+RUN_CODE = {"pickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
+"""What they read can be code. Libraries may load them for ends of their own, as multiprocessing does."""
 
 FILES = sorted(Path(service.__path__[0]).glob("**/*.py"))
 
@@ -35,6 +38,14 @@ def test_imports_are_seen_wherever_they_stand() -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_no_module_imports_the_exporter_or_its_libraries(file: Path) -> None:
     assert not imported(file.read_text()) & FORBIDDEN
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_no_module_imports_what_reads_pickles(file: Path) -> None:
+    source = file.read_text()
+
+    assert not imported(source) & RUN_CODE
+    assert "allow_pickle" not in source  # numpy's
 
 
 def test_importing_everything_loads_neither_the_exporter_nor_its_libraries() -> None:
