@@ -1,20 +1,13 @@
-"""Whether something grows: a process tree watched over time, and a line through what was seen."""
+"""A process tree watched over time."""
 
 import contextlib
 import threading
 import time
 from dataclasses import dataclass
-from statistics import linear_regression, mean
 
 import psutil
 
 from benchmarks.processes import pss_mib
-
-BLOCKS = 10
-"""A series is cut into so many, whose means are independent enough for a line through them."""
-
-T_95 = 2.306
-"""Student's t for 95 % and `BLOCKS` - 2 degrees of freedom."""
 
 
 @dataclass(frozen=True)
@@ -68,30 +61,3 @@ class Watch:
         since = time.monotonic()
         while not self._over.wait(self._every):
             self.looks.append(look(self._root, since))
-
-
-@dataclass(frozen=True)
-class Slope:
-    """Of a straight line through a series, in units an hour, with its 95 % confidence interval."""
-
-    per_hour: float
-    low: float
-    high: float
-
-    @property
-    def is_zero(self) -> bool:
-        """Whether it cannot be told from zero, or falls."""
-        return self.low <= 0
-
-
-def slope(times: list[float], values: list[float]) -> Slope:
-    """The line through the means of `BLOCKS` blocks; times in seconds. Needs two values a block."""
-    size = len(values) // BLOCKS
-    blocks = [slice(number * size, (number + 1) * size) for number in range(BLOCKS)]
-    hours = [mean(times[block]) / 3600 for block in blocks]
-    means = [mean(values[block]) for block in blocks]
-    line = linear_regression(hours, means)
-    residuals = [value - line.intercept - line.slope * hour for hour, value in zip(hours, means, strict=True)]
-    spread = sum((hour - mean(hours)) ** 2 for hour in hours)
-    error = (sum(each**2 for each in residuals) / (BLOCKS - 2) / spread) ** 0.5
-    return Slope(line.slope, line.slope - T_95 * error, line.slope + T_95 * error)

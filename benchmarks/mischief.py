@@ -34,33 +34,38 @@ class Mischief:
     """
 
     def __init__(self, url: str, token: str, version: Path, service: psutil.Process) -> None:
-        self.done: Counter[str] = Counter()
+        self._deeds: dict[str, Callable[[], Awaitable[bool]]] = {
+            "reloads": self._reload,
+            "times slow senders": self._slow_senders,
+            "killed decoders": self._kill_a_decoder,
+            "bombs": self._bomb,
+            "new versions": self._new_version,
+        }
+        self.done = Counter(dict.fromkeys(self._deeds, 0))
+        """How often each kind was."""
         self.pictures = 0
         """Sent, and to be counted by the service."""
         self._url = url
         self._authorization = {"Authorization": f"Bearer {token}"}
         self._version = version
         self._service = service
-        self._bomb = scan_bomb(7000, 7000, MOST_SCANS)
+        self._jpeg = scan_bomb(7000, 7000, MOST_SCANS)
 
     async def go_on(self, pause: float) -> None:
         """One thing after another, `pause` seconds apart."""
-        deeds: list[Callable[[], Awaitable[None]]] = [
-            self._reload, self._slow_senders, self._kill_a_decoder, self._bombs, self._reload, self._new_version,
-        ]  # fmt: skip
-        for deed in itertools.cycle(deeds):
-            await deed()
-            self.done[deed.__name__.strip("_").replace("_", " ")] += 1
+        for name, deed in itertools.cycle(self._deeds.items()):
+            self.done[name] += await deed()
             await asyncio.sleep(pause)
 
-    async def _reload(self) -> None:
+    async def _reload(self) -> bool:
         base = self._url.removesuffix("/classify")
         async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
             answer = await client.post(f"{base}/models/reload", headers=self._authorization)
             answer.raise_for_status()
             assert not answer.json()["errors"], answer.text
+        return True
 
-    async def _new_version(self) -> None:
+    async def _new_version(self) -> bool:
         """The same model again, which is loaded beside the old one and takes its place."""
         newest = max(int(each.name) for each in self._version.parent.iterdir())
         coming = self._version.parent / f".{newest + 1}"
@@ -68,21 +73,23 @@ class Mischief:
         coming.rename(coming.with_name(str(newest + 1)))
         await self._reload()
         await asyncio.to_thread(shutil.rmtree, self._version.parent / str(newest))
-        await self._reload()
+        return await self._reload()
 
-    async def _bombs(self) -> None:
+    async def _bomb(self) -> bool:
         self.pictures += 1
         async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
-            answer = await client.post(self._url, content=self._bomb, headers={"Content-Type": "image/jpeg"})
+            answer = await client.post(self._url, content=self._jpeg, headers={"Content-Type": "image/jpeg"})
             assert answer.status_code in (422, 429), answer.text
+        return answer.status_code == 422
 
-    async def _kill_a_decoder(self) -> None:
-        decoders = [each for child in self._service.children() for each in child.children()]
-        if decoders:
+    async def _kill_a_decoder(self) -> bool:
+        for decoder in [each for child in self._service.children() for each in child.children()]:
             with contextlib.suppress(ProcessLookupError):  # it was too slow a moment ago
-                os.kill(decoders[0].pid, SIGKILL)
+                os.kill(decoder.pid, SIGKILL)
+                return True
+        return False
 
-    async def _slow_senders(self) -> None:
+    async def _slow_senders(self) -> bool:
         parts = urlsplit(self._url)
         assert parts.hostname is not None  # the service's own
         head = f"POST {parts.path} HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n".encode()
@@ -98,3 +105,4 @@ class Mischief:
             await asyncio.sleep(1)
         for writer in writers:
             writer.close()
+        return True

@@ -14,12 +14,10 @@ import tempfile
 import threading
 import time
 import zipfile
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from statistics import quantiles
 from typing import Annotated
 
 import httpx
@@ -29,46 +27,26 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import verdicts
 from benchmarks.__main__ import BUNDLED
-from benchmarks.growth import Look, Watch, look, service_process, slope
+from benchmarks.growth import Look, Watch, look, service_process
 from benchmarks.mischief import Mischief
 from benchmarks.model import ModelFile
-from benchmarks.pictures import MANY, write_pictures
+from benchmarks.pictures import write_pictures
 from benchmarks.processes import adopt_orphans, wait_idle
 from benchmarks.servers import OURS, SERVERS
 from benchmarks.serving import Running, running
 from benchmarks.storm import counts_of, run_load
-from benchmarks.storm_load import HUNG_UP, Sent, StormJob
+from benchmarks.storm_load import Sent, StormJob
+from benchmarks.verdicts import Verdict
 from service.cpus import usable_cpus
 
 TOKEN = secrets.token_hex()
 
 LOAD = 0.8
 
-WARM_SHARE, WARM_LEAST = 0.2, 30
-"""Of the time, and seconds, in which memory may grow: every decoder has to have seen a bomb."""
-
-ALLOWED = {200, 413, 415, 422, 429, 504, HUNG_UP}
-"""504 is what clients with short deadlines ask for."""
-
-COMPARED_SECONDS = 300
-"""Of the first and the last answers."""
-
-SLOWER = 1.2
-
-JUDGED_SECONDS = 900
-"""Shorter runs cannot tell growth, or slowing down, from the ups and downs of a load."""
-
-TOO_SHORT = " (too short to judge)"
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One thing that was asked of the service, and whether it kept to it."""
-
-    asked: str
-    seen: str
-    kept: bool
+USUAL = 9
+"""Pictures for each odd one."""
 
 
 def main(
@@ -86,14 +64,14 @@ def main(
         pictures = Path(folder) / "pictures"
         write_pictures(pictures, size, None)
         sample = next(pictures.iterdir()).read_bytes()
-        _add_odd(pictures, odd)
+        _add_odd(pictures, _from_zip(odd) if odd else _own())
         with running(server, Path(sys.prefix), ModelFile.read(model), usable_cpus(), sample) as service:
-            verdicts = _soak(service, Path(folder), pictures, 60 * minutes)
+            judged = _soak(service, Path(folder), pictures, 60 * minutes)
     table = Table("asked", "seen", "", title=f"{minutes:g} minutes at {LOAD:.0%} of capacity, {size} px")
-    for each in verdicts:
+    for each in judged:
         table.add_row(each.asked, each.seen, "kept" if each.kept else "NOT KEPT")
     Console(width=120).print(table)
-    if not all(each.kept for each in verdicts):
+    if not all(each.kept for each in judged):
         raise typer.Exit(1)
 
 
@@ -106,71 +84,28 @@ def _soak(service: Running, folder: Path, pictures: Path, seconds: float) -> lis
         )
 
     load(5, 64)
-    capacity = len(load(10, 64)) / 10
+    rate = LOAD * len(load(10, 64)) / 10
     at_rest = _at_rest(root, service)
     counted = counts_of(service)
     versions = next((service.scratch / "models").glob("*/1"))
     mischief = Mischief(service.url, TOKEN, versions, root)
     with Watch(root, every=max(1, seconds / 600)) as watch, _Beside(mischief, pause=max(1, seconds / 180)):
-        sent = load(seconds, rate=LOAD * capacity)
+        sent = load(seconds, rate=rate)
     after = _at_rest(root, service, at_rest.files)
-    counts = counts_of(service) - counted
+    times = [each.seconds for each in watch.looks]
     return [
-        Verdict("load held", f"{len(sent) / seconds:.0f}/s of {capacity:.0f}/s: {_statuses(sent)}", kept=True),
-        Verdict("trouble", ", ".join(f"{done} {deed}" for deed, done in mischief.done.items()), bool(mischief.done)),
-        Verdict(
-            "no answer that accuses the service",
-            f"{sum(each.status not in ALLOWED for each in sent)} of {len(sent)}",
-            all(each.status in ALLOWED for each in sent),
-        ),
-        Verdict(
-            "counts add up",
-            f"{counts.total()} counted of {len(sent) + mischief.pictures} sent: "
-            + ", ".join(f"{name} {count}" for name, count in sorted(counts.items())),
-            counts.total() == len(sent) + mischief.pictures,
-        ),
-        _memory(watch.looks, seconds),
-        _not_more("open files at rest", at_rest.files, after.files),
-        _not_more("threads", at_rest.threads, after.threads),
-        _latency(sent, seconds),
+        verdicts.load_sent(sent, rate, seconds),
+        verdicts.good_answered(sent, USUAL / (USUAL + 1)),
+        verdicts.few_turned_away(sent),
+        verdicts.no_failure(sent),
+        verdicts.all_trouble(mischief.done),
+        verdicts.counts_add_up(counts_of(service) - counted, len(sent) + mischief.pictures),
+        verdicts.no_more("open files at rest", at_rest.files, after.files),
+        verdicts.no_more("threads", at_rest.threads, after.threads),
+        verdicts.memory("all processes", times, [each.mib for each in watch.looks], seconds),
+        verdicts.memory("the service without its decoders", times, [each.service_mib for each in watch.looks], seconds),
+        verdicts.latency(sent, seconds),
     ]
-
-
-def _memory(looks: Sequence[Look], seconds: float) -> Verdict:
-    warm = max(WARM_SHARE * seconds, WARM_LEAST)
-    later = [each for each in looks if each.seconds > warm]
-    line = slope([each.seconds for each in later], [each.mib for each in later])
-    service = slope([each.seconds for each in later], [each.service_mib for each in later])
-    seen = (
-        f"{looks[0].mib:.0f} MiB at first, {max(each.mib for each in looks):.0f} at most, {looks[-1].mib:.0f} at last; "
-        f"{line.per_hour:+.1f} MiB an hour after warm-up, 95 % within {line.low:+.1f} and {line.high:+.1f}; "
-        f"the service without its decoders {service.per_hour:+.1f}, {service.low:+.1f} and {service.high:+.1f}"
-    )
-    judged = seconds >= JUDGED_SECONDS
-    return Verdict("memory does not grow", seen if judged else seen + TOO_SHORT, not judged or line.is_zero)
-
-
-def _not_more(what: str, before: int, after: int) -> Verdict:
-    return Verdict(f"no more {what}", f"{before} before, {after} after", after <= before)
-
-
-def _latency(sent: Sequence[Sent], seconds: float) -> Verdict:
-    """Of answers; runs that are too short to compare five minutes are shown, not judged."""
-    part = min(COMPARED_SECONDS, seconds / 3)
-    first = _p99([each.seconds for each in sent if each.status == 200 and each.ended < part])
-    last = _p99([each.seconds for each in sent if each.status == 200 and each.ended > seconds - part])
-    judged = seconds >= JUDGED_SECONDS
-    seen = f"p99 {1000 * first:.0f} ms in the first {part:.0f} s, {1000 * last:.0f} ms in the last"
-    return Verdict("as fast at the end", seen if judged else seen + TOO_SHORT, not judged or last <= SLOWER * first)
-
-
-def _p99(values: Sequence[float]) -> float:
-    return quantiles(values, n=100)[98]
-
-
-def _statuses(sent: Sequence[Sent]) -> str:
-    counts = Counter("hung up" if each.status == HUNG_UP else str(each.status) for each in sent)
-    return ", ".join(f"{status}: {count}" for status, count in sorted(counts.items()))
 
 
 def _at_rest(root: psutil.Process, service: Running, files: int | None = None) -> Look:
@@ -212,16 +147,15 @@ class _Beside:
         self._loop.run_until_complete(asyncio.wait([self._task]))
 
 
-def _add_odd(pictures: Path, archive: Path | None) -> None:
-    """Put odd files among the pictures, one for every nine of them, without changing their order."""
-    odd = _from_zip(archive) if archive else _own()
-    for number, data in enumerate(odd[: max(1, MANY // 9)] if archive is None else odd):
-        (pictures / f"{number % MANY:02}-odd-{number}").write_bytes(data)
-    if archive:  # as many usual ones to each as there are without an archive
-        usual = sorted(pictures.glob("*.jpg"))
-        for number in range(9 * len(odd) - len(usual)):
-            source = usual[number % len(usual)]
-            (pictures / f"{source.stem}-{number}.jpg").write_bytes(source.read_bytes())
+def _add_odd(pictures: Path, odd: Sequence[bytes]) -> None:
+    """Put odd files among the pictures, which are repeated until there are `USUAL` for each, in an even mixture."""
+    usual = sorted(pictures.iterdir())
+    for number, data in enumerate(odd):
+        place = usual[number * len(usual) // len(odd)]
+        place.with_name(f"{place.stem}-odd-{number}").write_bytes(data)
+    for number in range(USUAL * len(odd) - len(usual)):
+        place = usual[number % len(usual)]
+        place.with_name(f"{place.stem}-{number}.jpg").write_bytes(place.read_bytes())
 
 
 def _own() -> list[bytes]:
