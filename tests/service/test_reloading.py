@@ -51,11 +51,29 @@ def remove(models: Path, version: int) -> None:
     (models / f"colours/{version}/model.onnx").unlink()
 
 
-def break_file(path: Path) -> None:
+def put(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".new")
-    unfinished.write_bytes(b"no model")
+    unfinished.write_bytes(content)
     unfinished.rename(path)  # or the polling may see the file before it has its content
+
+
+def break_file(path: Path) -> None:
+    put(path, b"no model")
+
+
+def save_truncated(path: Path) -> None:
+    whole = colours.save(path.with_name("whole"), colours.artifact().model_dump_json()).read_bytes()
+    put(path, whole[: len(whole) // 2])
+
+
+def save_without_metadata(path: Path) -> None:
+    colours.save(path)
+
+
+def save_with_wrong_metadata(path: Path) -> None:
+    """It promises two classes, and the model has three."""
+    colours.save(path, colours.artifact(labels=("red", "green")).model_dump_json())
 
 
 def save_unproven(path: Path) -> None:
@@ -75,7 +93,9 @@ class Trickle:
         yield self._data[20:]
 
 
-BAD_FILES: list[Callable[[Path], None]] = [break_file, save_unproven]
+BAD_FILES: list[Callable[[Path], None]] = [
+    break_file, save_truncated, save_without_metadata, save_with_wrong_metadata, save_unproven,
+]  # fmt: skip
 
 
 def test_a_request_swaps_in_a_new_version(colour_models: Path) -> None:
