@@ -228,7 +228,40 @@ def test_a_terminated_export_leaves_nothing_half_written(
     assert list(tmp_path.iterdir()) == []
 
 
+MOUNTING = ["unshare", "--mount"] if os.getuid() == 0 else ["unshare", "--user", "--map-root-user", "--mount"]
+"""Lets a command have mounts that nobody else sees, and that end with it."""
+
+ON_A_SMALL_DISK = """\
+mount -t tmpfs -o size=100k tmpfs "$1" && cd "$2" && shift 2 || exit 77
+"$@"
+echo "status $?, left: $(ls -A "$OUTPUT")"
+"""
+"""A shell's: mount a disk of 100 KB on the first folder, run the rest in the second one, and say what came of it."""
+
+
 def test_a_full_disk_leaves_nothing_half_written(small_checkpoint: Path, labels_file: Path, tmp_path: Path) -> None:
+    options = ["--labels", str(labels_file), "--output", str(tmp_path)]
+    command = [sys.executable, "-m", "model_export", str(small_checkpoint), *options]
+
+    done = subprocess.run(
+        [*MOUNTING, "sh", "-c", ON_A_SMALL_DISK, "sh", str(tmp_path), str(REPOSITORY), *command],
+        env=os.environ | {"OUTPUT": str(tmp_path)},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+    if done.returncode != 0 and not done.stdout:
+        pytest.skip(f"no disk can be mounted here: {done.stderr}")
+    assert done.stdout.splitlines() == ["status 1, left: "]
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "No space left on device" in done.stderr.splitlines()[-1]
+
+
+def test_a_file_that_may_not_grow_leaves_nothing_half_written(
+    small_checkpoint: Path, labels_file: Path, tmp_path: Path
+) -> None:
     """The kernel takes no more than so many bytes of a file, of which coverage would want to write one, too."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
     options = ["--labels", str(labels_file), "--output", str(tmp_path)]
