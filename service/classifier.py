@@ -83,7 +83,8 @@ class Classifier:
         try:
             item.pixels = await self._read(item.content, model)
         except ServiceError as error:
-            item.work.settle(item, error)
+            # Its frames refer to the picture and the request, in a cycle that would wait for a collection.
+            item.work.settle(item, error.with_traceback(None))
         except asyncio.CancelledError:
             raise
         except BaseException:  # whatever it is, it must not reach the other pictures
@@ -99,8 +100,8 @@ class Classifier:
     async def _read(self, content: Content, model: ServedModel) -> Pixels:
         if isinstance(content, np.ndarray):
             return content
-        data = content if isinstance(content, bytes) else content.decode()
         limit = self._settings.max_image_mb * MEBIBYTE
+        data = content if isinstance(content, bytes) else content.decode(limit)
         if len(data) > limit:
             raise PictureTooLarge(f"the picture has {len(data)} bytes, {limit} are allowed")
         return await self._decoders.read_pixels(data, model.artifact.preprocessing)

@@ -55,5 +55,8 @@ class Deadline:
         """Negative once it has passed."""
         return self.at - asyncio.get_running_loop().time()
 
-    def exceeded(self) -> DeadlineExceeded:
-        return DeadlineExceeded(f"the answer was not ready within {self.milliseconds} ms")
+    def exceeded(self, *, body_unread: bool = False) -> DeadlineExceeded:
+        """What its request ends with."""
+        error = DeadlineExceeded(f"the answer was not ready within {self.milliseconds} ms")
+        error.body_unread = body_unread
+        return error

@@ -1,6 +1,7 @@
-"""How the process sets memory aside."""
+"""How the process sets memory aside, and what is looked through for garbage."""
 
 import ctypes
+import gc
 import platform
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
@@ -31,6 +32,16 @@ def keep_heap_for_pictures() -> None:
     """
     _mallopt(M_MMAP_THRESHOLD, USUAL_PICTURE)
     _mallopt(M_TRIM_THRESHOLD, 2 * USUAL_PICTURE)
+
+
+def spare_what_stays() -> None:
+    """Keep the garbage collector from looking at what there is by now: modules, routes, descriptions.
+
+    These are 80,000 objects, which took 40 ms whenever enough others had come, which was at every thousandth request;
+    nothing else happens meanwhile.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _mallopt(option: int, value: int) -> None:

@@ -18,7 +18,7 @@ from service.connection import ConnectionLimits, HttpConfig
 from service.errors import StartupError
 from service.files import allow_files
 from service.listening import Listeners, listening
-from service.memory import keep_heap_small
+from service.memory import keep_heap_small, spare_what_stays
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -134,6 +134,7 @@ def serve(settings: Settings, listeners: Listeners) -> int:
     except StartupError as error:
         logger.critical("the service cannot start: %s", error)
         return 1
+    spare_what_stays()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     try:
         server.run()

@@ -114,6 +114,7 @@ class TelemetryOfHttp:
             # Paths that are no route share one label, as clients could invent any number of them.
             route = scope.get("route")
             self._telemetry.end(record, scope["method"], route.path if route else "none")
+            del scope[KEY]  # an idle connection keeps its last request's scope, and would keep the model
 
 
 def _milliseconds(seconds: float) -> float:

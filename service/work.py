@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 from service.admission import Admission
@@ -56,11 +57,15 @@ class Work:
         self._admission = admission
         self._results: list[Result | None] = [None] * len(pictures)
         self._missing = len(pictures)
-        self._done: asyncio.Future[list[Result]] = asyncio.get_running_loop().create_future()
+        self._done: asyncio.Future[list[Result] | ServiceError] = asyncio.get_running_loop().create_future()
 
     async def results(self) -> list[Result]:
         """What became of each picture, in request order, once all are settled. Raises what `abandon` was given."""
-        return await self._done
+        outcome = await self._done
+        if isinstance(outcome, ServiceError):
+            # A copy, as what is raised refers to its frames, and they to this and to the request's bytes.
+            raise copy(outcome)
+        return outcome
 
     def settle(self, item: Item, result: Result) -> None:
         """One picture is through."""
@@ -69,8 +74,10 @@ class Work:
         self._results[item.index] = result
         self._missing -= 1
         self._admission.finished()
-        if self._missing == 0 and not self._done.done():  # the request may have been cancelled in this very turn
-            self._done.set_result([each for each in self._results if each is not None])
+        if self._missing == 0:
+            self._let_go()
+            if not self._done.done():  # the request may have been cancelled in this very turn
+                self._done.set_result([each for each in self._results if each is not None])
 
     def abandon(self, error: ServiceError) -> None:
         """Nobody needs the results any more: what has not reached the session never does, and is let go of.
@@ -80,8 +87,13 @@ class Work:
         if self.abandoned or self._missing == 0:
             return
         self.abandoned = True
-        for item in self.items:  # those that wait in a queue are still referred to there
-            item.content, item.pixels = NOTHING, None
+        self._let_go()
         self._admission.dropped(self._missing)
         if not self._done.done():
-            self._done.set_exception(error)
+            self._done.set_result(error)
+
+    def _let_go(self) -> None:
+        """Of the pictures: a queue may still have them, and in a cycle with this they would wait for a collection."""
+        for item in self.items:
+            item.content, item.pixels = NOTHING, None
+        self.items = []

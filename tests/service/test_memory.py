@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -37,3 +38,21 @@ def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("ctypes.CDLL", None)  # calling it would fail
 
     keep_heap_small()
+
+
+SERVING = """
+import gc, sys
+from pathlib import Path
+from service.server import Server, serve_alone
+from service.settings import Settings
+Server.run = lambda _, sockets=None: print(gc.get_freeze_count(), len(gc.get_objects()))
+serve_alone(Settings(models=Path(sys.argv[1]), port=0))
+"""
+
+
+def test_what_a_service_is_made_of_is_never_looked_through_for_garbage(tmp_path: Path) -> None:
+    run = subprocess.run([sys.executable, "-c", SERVING, tmp_path], capture_output=True, text=True, check=True)
+
+    spared, looked_at = map(int, run.stdout.split())
+    assert spared > 50_000
+    assert looked_at < 1_000
