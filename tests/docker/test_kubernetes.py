@@ -78,6 +78,13 @@ def probes(documents: list[Document]) -> dict[str, Document]:
     return {kind: container(documents)[f"{kind}Probe"] for kind in ("startup", "liveness", "readiness")}
 
 
+def group_of_image() -> int:
+    """Whom files of a volume have to be readable for."""
+    user = re.search(r"^USER \d+:(\d+)$", (REPOSITORY / "docker" / "Dockerfile").read_text(), re.MULTILINE)
+    assert user
+    return int(user[1])
+
+
 @pytest.fixture(scope="module", params=[*OVERLAYS, "kserve"])
 def manifests(request: pytest.FixtureRequest) -> list[Document]:
     return rendered(request.param)
@@ -179,28 +186,49 @@ def test_it_listens_where_it_is_asked(manifests: list[Document]) -> None:
     main = int(environment(manifests).get("STRIPMLP_PORT", usual[1]))
     ports = {each["name"]: each["containerPort"] for each in container(manifests)["ports"]}
     asked = {probe["httpGet"]["port"] for probe in probes(manifests).values()}
+    admin = settings(manifests).admin_port
 
     assert {ports.get(port, port) for port in asked} == {main}
-    assert set(ports.values()) == {main, settings(manifests).admin_port} - {None}
+    assert ports == ({"http1": main} if admin is None else {"http": main, "admin": admin})
 
 
 def test_what_leads_to_it_has_its_ports_and_labels(overlay: list[Document]) -> None:
     deployment, policy, service = (one(overlay, kind) for kind in ("Deployment", "NetworkPolicy", "Service"))
     monitor, budget = one(overlay, "ServiceMonitor"), one(overlay, "PodDisruptionBudget")
     labels = deployment["spec"]["template"]["metadata"]["labels"]
-    named = {each["name"] for each in container(overlay)["ports"]}
 
     assert deployment["spec"]["selector"]["matchLabels"] == service["spec"]["selector"] == labels
     assert policy["spec"]["podSelector"]["matchLabels"] == budget["spec"]["selector"]["matchLabels"] == labels
     assert monitor["spec"]["selector"]["matchLabels"] == service["metadata"]["labels"]
-    assert {each["targetPort"] for each in service["spec"]["ports"]} == named
-    assert {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]} == named
+    assert {each["name"]: each["targetPort"] for each in service["spec"]["ports"]} == {"http": "http", "admin": "admin"}
+    everybody, monitoring = policy["spec"]["ingress"]
+    assert everybody == {"ports": [{"port": "http"}]}
+    assert monitoring["from"]
+    assert monitoring["ports"] == [{"port": "admin"}]
     (endpoint,) = monitor["spec"]["endpoints"]
     (scraped,) = [each for each in service["spec"]["ports"] if each["name"] == endpoint["port"]]
     assert scraped["port"] == settings(overlay).admin_port
     assert endpoint["path"] in ADMINISTRATION
     target = one(overlay, "HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]
     assert (target["kind"], target["name"]) == ("Deployment", deployment["metadata"]["name"])
+
+
+def test_kserve_has_the_runtime_and_its_protocol(service: httpx.Client) -> None:
+    documents = rendered("kserve")
+    runtime, inference = one(documents, "ServingRuntime"), one(documents, "InferenceService")
+    model = inference["spec"]["predictor"]["model"]
+    scraped = runtime["spec"]["annotations"]
+    claim = yaml.safe_load((MANIFESTS / "shared-models" / "claim.yaml").read_text())
+
+    assert model["runtime"] == runtime["metadata"]["name"]
+    assert model["modelFormat"]["name"] in {each["name"] for each in runtime["spec"]["supportedModelFormats"]}
+    assert runtime["spec"]["protocolVersions"] == [model["protocolVersion"]] == ["v2"]
+    assert service.get("/v2").json()["name"] == "strip-mlp-serving"
+    assert scraped["prometheus.kserve.io/port"] == environment(documents)["STRIPMLP_PORT"]
+    assert scraped["prometheus.kserve.io/path"] in ADMINISTRATION
+    assert inference["spec"]["predictor"]["securityContext"]["fsGroup"] == group_of_image()
+    assert inference["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] == "Standard"  # or no preStop
+    assert model["storageUri"] == f"pvc://{claim['metadata']['name']}"
 
 
 def test_its_probes_are_answered(manifests: list[Document], service: httpx.Client) -> None:
@@ -222,14 +250,14 @@ def test_metrics_that_it_is_scaled_by_are_there(overlay: list[Document], service
 
 def test_kubernetes_waits_for_the_drain(manifests: list[Document]) -> None:
     asked = settings(manifests)
+    before = container(manifests)["lifecycle"]["preStop"]["sleep"]["seconds"]
+    unready = probes(manifests)["readiness"]
     if any(each["kind"] == "Deployment" for each in manifests):
         pod = one(manifests, "Deployment")["spec"]["template"]["spec"]
-        before = container(manifests)["lifecycle"]["preStop"]["sleep"]["seconds"]
-        unready = probes(manifests)["readiness"]
-        assert unready["periodSeconds"] * unready["failureThreshold"] <= before + asked.drain_seconds
     else:
-        pod, before = one(manifests, "InferenceService")["spec"]["predictor"], 0
+        pod = one(manifests, "InferenceService")["spec"]["predictor"]
 
+    assert unready["periodSeconds"] * unready["failureThreshold"] <= before + asked.drain_seconds
     assert pod["terminationGracePeriodSeconds"] >= before + asked.drain_seconds + asked.shutdown_seconds + 5
 
 
@@ -242,6 +270,7 @@ def test_models_of_a_volume_take_the_place_of_the_images(tmp_path: Path) -> None
 
     documents = rendered(str(tmp_path))
 
+    assert one(documents, "Deployment")["spec"]["template"]["spec"]["securityContext"]["fsGroup"] == group_of_image()
     mounts = {each["name"]: each for each in container(documents)["volumeMounts"]}
     assert mounts["models"]["mountPath"] == str(settings(documents).models)
     claim = one(documents, "PersistentVolumeClaim")
