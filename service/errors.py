@@ -96,6 +96,7 @@ class Forbidden(ServiceError):
 
     status = HTTPStatus.FORBIDDEN
     code = "forbidden"
+    outcome = "invalid"
 
 
 class HeadersTooSlow(ServiceError):

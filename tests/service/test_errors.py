@@ -14,7 +14,7 @@ CONTRACT: list[tuple[type[ServiceError], type[ServiceError], int, str, Outcome]]
     (errors.PictureTooSlow, BadPicture, 422, "picture_too_slow", "invalid"),
     (errors.BadRequest, ServiceError, 400, "bad_request", "invalid"),
     (errors.Unauthorized, ServiceError, 401, "unauthorized", "failed"),
-    (errors.Forbidden, ServiceError, 403, "forbidden", "failed"),
+    (errors.Forbidden, ServiceError, 403, "forbidden", "invalid"),
     (errors.HeadersTooSlow, ServiceError, 408, "headers_too_slow", "failed"),
     (errors.HeadersTooLarge, ServiceError, 431, "headers_too_large", "failed"),
     (errors.ModelNotFound, ServiceError, 404, "model_not_found", "failed"),
