@@ -3,7 +3,7 @@
 import base64
 from dataclasses import dataclass
 
-from service.errors import BrokenPicture, UnsupportedPicture
+from service.errors import BrokenPicture, PictureTooLarge, UnsupportedPicture
 
 DATA_URL = "data:"
 
@@ -14,12 +14,16 @@ class Base64Picture:
 
     text: str
 
-    def decode(self) -> bytes:
+    def decode(self, limit: int) -> bytes:
         """The file's content.
+
+        Args:
+            limit: most bytes that it may have.
 
         Raises:
             UnsupportedPicture: it is a URL, but no data: in base64. The service fetches nothing: whoever may ask it
                 could make it ask servers that only it can reach.
+            PictureTooLarge: it has more bytes than allowed; nothing is decoded then.
             BrokenPicture: it is not base64.
         """
         text = self.text
@@ -29,6 +33,9 @@ class Base64Picture:
                 raise UnsupportedPicture("a data: URL has to have its picture in base64: data:image/jpeg;base64,…")
         elif "://" in text[:16]:
             raise UnsupportedPicture("the service fetches no URLs; send the picture itself, in base64")
+        size = len(text) // 4 * 3 - text.count("=", -2)
+        if size > limit:
+            raise PictureTooLarge(f"the picture has {size} bytes, {limit} are allowed")
         try:
             return base64.b64decode(text, validate=True)
         except ValueError as error:

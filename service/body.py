@@ -15,7 +15,15 @@ from starlette.requests import ClientDisconnect
 
 from service.admission import Account
 from service.deadline import Deadline
-from service.errors import BadRequest, BodyTooSlow, ClientGone, RequestTooLarge, UnsupportedBody
+from service.errors import (
+    BadRequest,
+    BodyTooSlow,
+    ClientGone,
+    PictureTooLarge,
+    RequestTooLarge,
+    ServiceError,
+    UnsupportedBody,
+)
 from service.settings import Settings
 from service.work import Content
 
@@ -79,18 +87,19 @@ async def read_pictures(request: Request, settings: Settings, deadline: Deadline
     Raises:
         UnsupportedBody: the content type is neither multipart/form-data, image/* nor application/octet-stream.
         RequestTooLarge: more bytes or pictures than allowed; the rest is not read.
+        PictureTooLarge: the body is one picture, and that larger than allowed; the rest is not read.
         BadRequest: the multipart body is malformed, has other fields than `files`, or there is no picture.
         ServiceError: the body does not arrive, as `arriving` and `limited` have it.
     """
     header = request.headers.get("content-type", "application/octet-stream")
     media_type, options = parse_options_header(header)
     content_type = media_type.decode("latin-1").lower()
-    stream = limited(request, settings, account)
     async with arriving(settings, deadline):
         if content_type == "multipart/form-data":
+            stream = limited(request, settings, account)
             pictures = await _read_multipart(options.get(b"boundary", b""), stream, settings.max_images)
         elif content_type.startswith("image/") or content_type == "application/octet-stream":
-            data = b"".join([chunk async for chunk in stream])
+            data = b"".join([chunk async for chunk in limited(request, settings, account, one_picture=True)])
             pictures = [Picture(None, data)] if data else []
         else:
             raise UnsupportedBody(
@@ -150,33 +159,46 @@ async def arriving(settings: Settings, deadline: Deadline) -> AsyncIterator[None
             yield
     except TimeoutError as error:
         if deadline.at <= latest:  # by the clock it may not quite have passed: uvloop's timers are a millisecond early
-            exceeded = deadline.exceeded()
-            exceeded.body_unread = True
-            raise exceeded from error
+            raise deadline.exceeded(body_unread=True) from error
         raise BodyTooSlow(f"the body did not arrive within {settings.max_body_seconds} seconds") from error
 
 
-async def limited(request: Request, settings: Settings, account: Account) -> AsyncGenerator[bytes, None]:
+async def limited(
+    request: Request, settings: Settings, account: Account, *, one_picture: bool = False
+) -> AsyncGenerator[bytes, None]:
     """The body as it comes.
+
+    Args:
+        request: whose.
+        settings: limits.
+        account: holds its bytes.
+        one_picture: whether all of it is one picture, which may have fewer bytes than a request.
 
     Raises:
         RequestTooLarge: it is larger than allowed; the rest is not read.
+        PictureTooLarge: the same of one picture.
         Overloaded: there is no room for so many bytes; the rest is not read.
         ClientGone: the client left.
     """
-    limit = settings.max_request_mb * MEBIBYTE
-    too_large = f"the request's body is larger than the {settings.max_request_mb} MiB allowed"
+    too_large: type[ServiceError]
+    if one_picture and settings.max_image_mb < settings.max_request_mb:
+        mebibytes, too_large = settings.max_image_mb, PictureTooLarge
+        message = f"the picture is larger than the {mebibytes} MiB allowed"
+    else:
+        mebibytes, too_large = settings.max_request_mb, RequestTooLarge
+        message = f"the request's body is larger than the {mebibytes} MiB allowed"
+    limit = mebibytes * MEBIBYTE
     announced = request.headers.get("content-length", "")
     if announced.isdecimal():
         if int(announced) > limit:
-            raise RequestTooLarge(too_large)
+            raise too_large(message)
         account.require_room(int(announced))
     received = 0
     try:
         async for chunk in request.stream():
             received += len(chunk)
             if received > limit:
-                raise RequestTooLarge(too_large)
+                raise too_large(message)
             account.hold(received)
             yield chunk
     except ClientDisconnect as error:

@@ -70,7 +70,7 @@ def _infer(body: bytes, length: int) -> None:
         message = InferRequest.of(body[:length])
         for picture in pictures_of(_tensors(message, body, length), MODEL, MOST_IMAGES):
             if isinstance(picture.content, Base64Picture):
-                picture.content.decode()
+                picture.content.decode(len(body))
             elif not isinstance(picture.content, bytes):
                 assert picture.content.shape == (SIZE, SIZE, 3)
 

@@ -21,6 +21,7 @@ from service.errors import (
     ClientGone,
     DeadlineExceeded,
     Overloaded,
+    PictureTooLarge,
     RequestTooLarge,
     ServiceError,
     UnsupportedBody,
@@ -182,22 +183,36 @@ def test_a_body_that_does_not_arrive_is_given_up(colour_models: Path) -> None:
     assert b"the body did not arrive within 1 seconds" in answer
 
 
-def chunked(size: int) -> Iterator[bytes]:
-    for start in range(0, size, 65536):
-        yield bytes(min(65536, size - start))
+def chunked(body: bytes) -> Iterator[bytes]:
+    for start in range(0, len(body), 65536):
+        yield body[start : start + 65536]
 
 
 @pytest.mark.parametrize("chunks", [True, False])
-def test_the_limit_of_bytes_is_inclusive_with_and_without_content_length(narrow: httpx.Client, chunks: bool) -> None:
-    limit = 2 * MEBIBYTE
+@pytest.mark.parametrize(
+    ("head", "limit", "code", "said"),
+    [
+        (part('; name="files"; filename="a"', b"", end=b""), 2 * MEBIBYTE, "request_too_large", "request's body"),
+        (b"", MEBIBYTE, "picture_too_large", "picture"),
+    ],
+    ids=["request", "picture"],
+)
+def test_the_limits_of_bytes_are_inclusive_with_and_without_content_length(
+    narrow: httpx.Client, chunks: bool, head: bytes, limit: int, code: str, said: str
+) -> None:
+    tail = b"\r\n--frontier--\r\n" if head else b""
+    headers = MULTIPART if head else {}
 
-    largest = classify(narrow, content=chunked(limit) if chunks else bytes(limit))
-    larger = classify(narrow, content=chunked(limit + 1) if chunks else bytes(limit + 1))
+    def send(size: int) -> httpx.Response:
+        body = head + bytes(size - len(head) - len(tail)) + tail
+        return classify(narrow, content=chunked(body) if chunks else body, headers=headers)
+
+    largest, larger = send(limit), send(limit + 1)
 
     assert ("content-length" in larger.request.headers) is not chunks
-    assert [result["error"]["code"] for result in largest.json()["results"]] == ["picture_too_large"]
-    assert refusal(larger) == (413, "request_too_large")
-    assert larger.json()["detail"] == "the request's body is larger than the 2 MiB allowed"
+    assert largest.json()["results"][0]["error"]["code"] == ("picture_too_large" if head else "unsupported_picture")
+    assert refusal(larger) == (413, code)
+    assert larger.json()["detail"] == f"the {said} is larger than the {limit // MEBIBYTE} MiB allowed"
 
 
 def test_a_body_announced_as_too_large_is_refused_before_it_comes(narrow: httpx.Client) -> None:
@@ -299,10 +314,17 @@ FILE = part('; name="files"; filename="a"', RED)
 
 def test_no_more_is_read_than_allowed() -> None:
     by_bytes = Sent("image/png", [bytes(MEBIBYTE), b"1", b"2", b"3"], max_request_mb=1)
+    by_size = Sent("image/png", [bytes(MEBIBYTE), b"1", b"2", b"3"], max_image_mb=1)
+    as_announced = Sent("image/png", [b"1", b"2"], max_image_mb=1, announced=str(MEBIBYTE + 1))
     by_pictures = Sent(MULTIPART["content-type"], [FILE] * 10, max_images=2)
 
-    for sent, unread in (by_bytes, 2), (by_pictures, 7):
-        with pytest.raises(RequestTooLarge):
+    for sent, error, unread in (
+        (by_bytes, RequestTooLarge, 2),
+        (by_size, PictureTooLarge, 2),
+        (as_announced, PictureTooLarge, 2),
+        (by_pictures, RequestTooLarge, 7),
+    ):
+        with pytest.raises(error):
             sent.read()
         assert len(sent.unread) == unread
 
