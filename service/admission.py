@@ -21,15 +21,21 @@ class ServiceRate:
     """Pictures that leave a model per second while it has more than it can work on at once.
 
     Args:
-        expected: the rate until the first measurement.
+        expected: the rate until the first measurement; with idle threads it may be as good again.
         busy: more pictures in work than this keep every thread busy; times with fewer say nothing of the capacity.
     """
 
     def __init__(self, expected: float, busy: int) -> None:
         self.per_second = expected
+        self._expected = expected
         self.busy = busy
         self._since: float | None = None
         self._pictures = 0
+
+    @property
+    def best(self) -> float:
+        """The highest that is to be hoped for, per second."""
+        return max(self._expected, self.per_second)
 
     def finished(self, in_work: int, now: float) -> None:
         """One picture left at `now` (seconds); `in_work` are left behind."""
@@ -80,12 +86,18 @@ class Admission:
                 f"{self.limit}",
                 self.seconds_until(self.limit - pictures),
             )
-        needed = (self.in_work + pictures) / self._rate.per_second + self._margin
-        # With fewer pictures than keep the threads busy nothing waits, and the rate may be one of other times.
-        if self.in_work > self._rate.busy and needed > seconds:
+        together = self.in_work + pictures
+        if together <= self._rate.busy:
+            return  # nothing waits
+        if self.in_work > self._rate.busy:
+            needed, how = together / self._rate.per_second + self._margin, "at the present rate"
+        else:
+            # The measured rate may be one of other times, and would stay so if it refused those who could measure it.
+            needed, how = together / self._rate.best, "at best"
+        if needed > seconds:
             raise Overloaded(
                 f"model {self._model} has {self.in_work} pictures in work; with {pictures} more they take about "
-                f"{needed * 1000:.0f} ms at the present rate, but the request has {seconds * 1000:.0f} ms left",
+                f"{needed * 1000:.0f} ms {how}, but the request has {seconds * 1000:.0f} ms left",
                 self.seconds_until(math.floor((seconds - self._margin) * self._rate.per_second) - pictures),
             )
 

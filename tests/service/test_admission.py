@@ -1,6 +1,7 @@
 """Who is let in, when others may come back, and how the rate is measured that this follows from."""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 from hypothesis import given, settings
@@ -71,11 +72,35 @@ def test_nobody_is_let_in_who_cannot_be_answered_in_time() -> None:
 @pytest.mark.parametrize("in_work", [0, 1, BUSY])
 def test_who_finds_an_idle_thread_is_let_in_as_the_forecast_may_be_wrong(in_work: int) -> None:
     """A rate that an hour ago was low would otherwise refuse for ever, as nothing measures it."""
-    admission = admission_of(1000, per_second=1, in_work=in_work)
+    rate = ServiceRate(1000, BUSY)
+    rate.per_second = 1
+    admission = Admission("m", 1000, rate, margin=0)
+    admission.admit(in_work, PLENTY)
 
     admission.admit(100, 0.5)
 
     assert admission.in_work == in_work + 100
+
+
+@pytest.mark.parametrize("in_work", [0, BUSY])
+def test_not_even_an_idle_model_promises_more_than_it_can_do_at_best(in_work: int) -> None:
+    admission = Admission("m", 1000, ServiceRate(100, BUSY), margin=0.5)
+    admission.admit(in_work, PLENTY)
+
+    admission.check(50 - in_work, 0.51)
+    with pytest.raises(Overloaded, match="they take about 500 ms at best, but the request has 490 ms left"):
+        admission.check(50 - in_work, 0.49)
+
+
+def test_the_best_rate_is_the_measured_one_where_that_is_higher() -> None:
+    rate = ServiceRate(10, BUSY)
+    rate.per_second = 100
+
+    Admission("m", 1000, rate, margin=0).check(50, 0.51)
+
+
+def test_pictures_that_find_an_idle_thread_each_need_no_forecast() -> None:
+    admission_of(8, per_second=1).check(BUSY, 0.001)
 
 
 def test_who_finds_no_idle_thread_has_to_have_the_time() -> None:
@@ -113,13 +138,15 @@ def test_retry_after_is_at_least_one_and_falls_with_the_rate(
 def test_who_comes_back_when_told_to_is_let_in(
     in_work: int, pictures: int, per_second: float, seconds: float | None
 ) -> None:
-    """Whether there was no room, or not enough time."""
+    """Whether there was no room, or not enough time; but for what not even an idle model can do in the time."""
     limit, seconds = (60, PLENTY) if seconds is None else (1000, seconds * (1 + 1e-9))
     try:
         admission_of(limit, per_second, in_work).check(pictures, seconds)
     except Overloaded as refusal:
         left = max(0, in_work - math.floor(refusal.retry_after * per_second * (1 + 1e-9)))
-        admission_of(limit, per_second, left).check(pictures, seconds * (1 + 1e-9))
+        possible = pictures <= BUSY or pictures / per_second <= seconds * (1 + 1e-9)
+        with nullcontext() if possible else pytest.raises(Overloaded):
+            admission_of(limit, per_second, left).check(pictures, seconds * (1 + 1e-9))
 
 
 class Clocked:
