@@ -13,11 +13,10 @@ def usable_cpus(cgroup: Path = CGROUP) -> int:
     Reads `cpu.max` (cgroup v2) or `cpu/cpu.cfs_quota_us` (v1), as a container sees its own below `/sys/fs/cgroup`
     (Linux kernel documentation, admin-guide, cgroup-v2 and cgroup-v1).
     """
-    return max(1, min(len(os.sched_getaffinity(0)), _quota(cgroup)))
+    return max(1, int(min(len(os.sched_getaffinity(0)), _quota(cgroup))))
 
 
-def _quota(cgroup: Path) -> int:
-    unlimited = len(os.sched_getaffinity(0))
+def _quota(cgroup: Path) -> float:
     try:
         if (cgroup / "cpu.max").exists():
             quota, period = (cgroup / "cpu.max").read_text().split()
@@ -25,5 +24,5 @@ def _quota(cgroup: Path) -> int:
             quota = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text().strip()
             period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text()
     except OSError:  # no control group to be read here
-        return unlimited
-    return unlimited if quota in ("max", "-1") else math.ceil(int(quota) / int(period))
+        return math.inf
+    return math.inf if quota in ("max", "-1") else math.ceil(int(quota) / int(period))
