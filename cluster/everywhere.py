@@ -1,13 +1,13 @@
 """What concerns all replicas, asked of whichever Ray's proxy chose: metrics, and reloading."""
 
+import asyncio
 import logging
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 from prometheus_client import Metric, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.registry import Collector, CollectorRegistry
+from prometheus_client.registry import Collector
 from ray import serve
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -43,7 +43,7 @@ class Everywhere:
         allowed = own[0]["status"] == 200
         if allowed and scope["path"] == METRICS:
             told = await _ask_all("metrics")
-            answer = Response(merged(told), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+            answer = Response(generate_latest(Together(told)), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
             await answer(scope, receive, send)
             return
         if allowed:
@@ -53,37 +53,33 @@ class Everywhere:
 
 
 async def _ask_all(method: str) -> list[tuple[str, str]]:
-    """What the method of each replica returns; those that fail, as they do that end, are left out."""
+    """What the method of each replica returns; those that fail, as they do that end, or hang, are left out."""
     context = serve.get_replica_context()
     replicas = serve.get_deployment_handle(context.deployment, context.app_name)
-    answers = await replicas.broadcast(method).results_async(timeout_s=PATIENCE, return_exceptions=True)
+    results = replicas.broadcast(method).results  # `results_async` gives up on all of them where one hangs
+    answers = await asyncio.to_thread(results, timeout_s=PATIENCE, return_exceptions=True)
     for answer in answers:
         if isinstance(answer, Exception):
             logger.warning("a replica does not answer: %s", answer)
     return [answer for answer in answers if not isinstance(answer, Exception)]
 
 
-@dataclass(frozen=True)
-class _Families(Collector):
-    families: Iterable[Metric]
-
-    def collect(self) -> Iterator[Metric]:
-        yield from self.families
-
-
-def merged(texts: Iterable[tuple[str, str]]) -> bytes:
-    """Metrics of several processes in Prometheus's text format, as one such text.
+class Together(Collector):
+    """Metrics of several processes.
 
     Args:
-        texts: of each its name, which its samples get as label `replica`, and its metrics.
+        texts: of each its name, which its samples get as label `replica`, and its metrics in Prometheus's text format.
     """
-    families: dict[str, Metric] = {}
-    for replica, text in texts:
-        for family in text_string_to_metric_families(text):
-            together = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
-            together.samples += [
-                sample._replace(labels={**sample.labels, "replica": replica}) for sample in family.samples
-            ]
-    registry = CollectorRegistry()
-    registry.register(_Families(families.values()))
-    return generate_latest(registry)
+
+    def __init__(self, texts: Iterable[tuple[str, str]]) -> None:
+        self._texts = texts
+
+    def collect(self) -> Iterable[Metric]:
+        families: dict[str, Metric] = {}
+        for replica, text in self._texts:
+            for family in text_string_to_metric_families(text):
+                together = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+                together.samples += [
+                    sample._replace(labels={**sample.labels, "replica": replica}) for sample in family.samples
+                ]
+        return families.values()

@@ -1,6 +1,5 @@
 """The command `strip-mlp-cluster`, as a process."""
 
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -29,15 +28,17 @@ def test_it_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
         [*COMMAND, "--models", "models", "--port", port, "--device", "cpu"],
         cwd=tmp_path, env=environment(PYTHONPATH=str(REPOSITORY)), stderr=errors, stdout=errors,
     ) as process:  # fmt: skip
-        await_true(lambda: process.poll() is not None or "listens on port" in log.read_text(), PATIENCE)
-        assert process.poll() is None, log.read_text()
-        answer = httpx.post(f"http://127.0.0.1:{port}/classify", content=png("red"), trust_env=False)
-        assert answer.json()["results"][0]["predictions"][0]["label"] == "red"
-        second = ended("--models", str(tmp_path / "models"), "--port", port, "--device", "cpu", command=COMMAND)
-        assert second.returncode == 1
-        (line,) = second.stderr.splitlines()
-        assert f"cannot listen on 127.0.0.1 port {port}" in line
-        process.send_signal(signal.SIGTERM)
+        try:
+            await_true(lambda: process.poll() is not None or "listens on port" in log.read_text(), PATIENCE)
+            assert process.poll() is None, log.read_text()
+            answer = httpx.post(f"http://127.0.0.1:{port}/classify", content=png("red"), trust_env=False)
+            assert answer.json()["results"][0]["predictions"][0]["label"] == "red"
+            second = ended("--models", str(tmp_path / "models"), "--port", port, "--device", "cpu", command=COMMAND)
+            assert second.returncode == 1
+            (line,) = second.stderr.splitlines()
+            assert f"cannot listen on 127.0.0.1 port {port}" in line
+        finally:
+            process.terminate()
         assert process.wait(PATIENCE) == 0, log.read_text()
 
 

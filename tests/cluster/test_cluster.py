@@ -1,9 +1,10 @@
 """The service on a real cluster of two nodes: under load, as nodes die, replicas come and go, and models change."""
 
 import threading
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -93,11 +94,19 @@ def await_more(load: Load, count: int = 100) -> None:
     await_true(lambda: load.over.wait(0.05) or load.statuses[200] >= enough, PATIENCE)
 
 
+def ask(client: httpx.Client, method: str, path: str) -> httpx.Response:
+    """As the administrator; again if Ray's proxy gave it to a replica that hangs."""
+    for _ in range(5):
+        with suppress(httpx.ReadTimeout):
+            return client.request(method, path, headers={"Authorization": "Bearer secret"}, timeout=20)
+    raise AssertionError(f"no answer from {path}")
+
+
 def replicas_with(client: httpx.Client, name: str, **labels: str) -> set[str]:
     """Those of whose metrics one with this name and these labels is more than 0."""
     return {
         sample.labels["replica"]
-        for family in text_string_to_metric_families(client.get("/metrics").text)
+        for family in text_string_to_metric_families(ask(client, "GET", "/metrics").text)
         for sample in family.samples
         if sample.name == name and labels.items() <= sample.labels.items() and sample.value > 0
     }
@@ -119,11 +128,23 @@ def test_everything_is_as_without_a_cluster(client: httpx.Client) -> None:
     assert other["error"]["code"] == "unsupported_picture"
     assert client.get("/readyz").json() == {"status": "ready"}
     assert client.get("/v2/models/colours").json()["name"] == "colours"
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [b64encode(RIGHT["blue"]).decode()]}
+    inferred = client.post("/v2/models/colours/infer", json={"inputs": [tensor]})
+    probabilities = {each["name"]: each["data"] for each in inferred.json()["outputs"]}["probabilities"]
+    assert max(probabilities) == probabilities[colours.artifact().labels.index("blue")]
     assert "<title>" in client.get("/").text
     assert client.post("/classify", content=b"x", headers={"Content-Type": "text/plain"}).status_code == 415
-    refused = client.post("/v2/repository/models/colours/unload", headers={"Authorization": "Bearer secret"})
+    refused = ask(client, "POST", "/v2/repository/models/colours/unload")
     assert refused.status_code == 400
     assert "one of several processes" in refused.json()["error"]
+
+
+def test_another_port_is_refused_where_ray_serve_listens(cluster: TwoNodes, client: httpx.Client, port: int) -> None:
+    refusal = cluster.deploy(port=int(free_port()))
+
+    assert refusal is not None
+    assert f"Ray Serve listens on 127.0.0.1 port {port} here already" in refusal
+    assert client.get("/readyz").status_code == 200
 
 
 def test_replicas_come_and_go_without_harm_and_all_of_them_work(cluster: TwoNodes, client: httpx.Client) -> None:
@@ -141,6 +162,18 @@ def test_replicas_come_and_go_without_harm_and_all_of_them_work(cluster: TwoNode
     assert not sent.wrong
 
 
+def test_ray_starts_more_replicas_under_load(cluster: TwoNodes, client: httpx.Client) -> None:
+    cluster.scale(1)
+    await_true(running(cluster, 1, nodes=1), PATIENCE)
+    assert cluster.deploy(replicas=1, max_replicas=3, ongoing_requests=1) is None
+    with load(client) as sent:
+        await_true(running(cluster, 3, nodes=2), PATIENCE)
+        await_more(sent)
+
+    assert set(sent.statuses) == {200}
+    assert not sent.wrong
+
+
 def test_reloading_concerns_every_replica(
     cluster: TwoNodes, client: httpx.Client, models: Path, tmp_path: Path
 ) -> None:
@@ -148,13 +181,37 @@ def test_reloading_concerns_every_replica(
     colours.save_served(tmp_path, version=2)
     (tmp_path / "colours" / "2").rename(models / "colours" / "2")
 
-    answer = client.post("/models/reload", headers={"Authorization": "Bearer secret"})
+    answer = ask(client, "POST", "/models/reload")
 
     assert answer.json()["models"][0]["version"] == 2  # of the replica that was asked
     await_true(lambda: len(replicas_with(client, "stripmlp_model_info", version="2")) == 3, PATIENCE)
 
     assert not replicas_with(client, "stripmlp_model_info", version="1")
     assert {client.post("/classify", content=RIGHT["red"]).json()["model"]["version"] for _ in range(10)} == {2}
+
+
+def test_a_new_version_is_found_by_every_replica(
+    cluster: TwoNodes, client: httpx.Client, models: Path, tmp_path: Path
+) -> None:
+    assert cluster.deploy(replicas=3, poll_seconds=0.1) is None
+    await_true(lambda: len(replicas_with(client, "stripmlp_ready")) == 3, PATIENCE)
+    colours.save_served(tmp_path, version=3)
+
+    (tmp_path / "colours" / "3").rename(models / "colours" / "3")
+
+    await_true(lambda: len(replicas_with(client, "stripmlp_model_info", version="3")) == 3, PATIENCE)
+
+
+def test_a_replica_that_hangs_is_left_out(cluster: TwoNodes, client: httpx.Client) -> None:
+    cluster.scale(3)
+    await_true(lambda: len(replicas_with(client, "stripmlp_ready")) == 3, PATIENCE)
+    with cluster.hung() as name:
+        reloaded = ask(client, "POST", "/models/reload")
+        found = replicas_with(client, "stripmlp_ready")
+
+    assert reloaded.status_code == 200
+    assert len(found) == 2
+    assert name not in found
 
 
 def test_a_node_dies_and_its_replicas_are_started_on_another(cluster: TwoNodes, client: httpx.Client) -> None:

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from cluster.everywhere import merged
+from cluster.everywhere import Together
 
 
 def exposed(count: float, level: float, seconds: float) -> str:
@@ -28,7 +28,7 @@ NUMBERS = st.floats(0, 1e6)
 def test_every_sample_is_there_once_with_its_replica(replicas: list[tuple[float, float, float]]) -> None:
     texts = [(f"replica-{place}", exposed(*numbers)) for place, numbers in enumerate(replicas)]
 
-    together = merged(texts).decode()
+    together = generate_latest(Together(texts)).decode()
 
     expected = [
         (sample.name, {**sample.labels, "replica": name}, sample.value)

@@ -6,6 +6,7 @@ for two.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,7 +28,12 @@ class TwoNodes:
 
     def scale(self, replicas: int) -> None:
         """Have so many replicas."""
-        self._do("scale", replicas)
+        assert self.deploy(replicas=replicas) is None
+
+    def deploy(self, **changes: Any) -> str | None:
+        """Have other settings than those at the start. Returns why that cannot be."""
+        refusal: str | None = self._do("deploy", json.dumps(changes))
+        return refusal
 
     def kill_node(self) -> None:
         """End every process of the second node, as when its power fails."""
@@ -41,6 +47,16 @@ class TwoNodes:
         """The node of each replica that runs."""
         nodes: list[str] = self._do("nodes")
         return nodes
+
+    @contextmanager
+    def hung(self) -> Iterator[str]:
+        """One replica hangs meanwhile; gives its name."""
+        name, process = self._do("any")
+        os.kill(process, signal.SIGSTOP)
+        try:
+            yield name
+        finally:
+            os.kill(process, signal.SIGCONT)
 
     def _do(self, *words: object) -> Any:
         assert self._process.stdin is not None
@@ -62,7 +78,7 @@ def two_nodes(**settings: Any) -> Iterator[TwoNodes]:
     ) as process:  # fmt: skip
         try:
             cluster = TwoNodes(process)
-            cluster._do("scale", given.get("replicas", 1))
+            assert cluster.deploy() is None
             yield cluster
         finally:
             assert process.stdin is not None
@@ -86,19 +102,26 @@ def main() -> None:
     ray.init(address=machines.address, log_to_driver=False)
     for line in sys.stdin:
         answer: object = None
-        match line.split():
-            case ["scale", replicas]:
-                deploy(settings.model_copy(update={"replicas": int(replicas)}))
+        match line.split(maxsplit=1):
+            case ["deploy", changes]:
+                try:
+                    deploy(settings.model_copy(update=json.loads(changes)))
+                except RuntimeError as error:
+                    answer = str(error)
             case ["kill"]:
                 machines.remove_node(other, allow_graceful=False)
             case ["add"]:
                 other = machines.add_node(num_cpus=2 * REPLICA_CPUS, **SMALL)
-            case ["nodes"]:
+            case [("nodes" | "any") as asked]:
                 client = _get_global_client()
                 assert client is not None  # deployed
-                details = client.get_serve_details()["applications"][APPLICATION]
-                replicas_now = details["deployments"]["Replica"]["replicas"]
-                answer = [each["node_id"] for each in replicas_now if each["state"] == "RUNNING"]
+                details = client.get_serve_details()["applications"][APPLICATION]["deployments"]["Replica"]
+                found = [each for each in details["replicas"] if each["state"] == "RUNNING"]
+                answer = (
+                    [each["node_id"] for each in found]
+                    if asked == "nodes"
+                    else (found[0]["replica_id"], found[0]["pid"])
+                )
         print(json.dumps({"answer": answer}), flush=True)
     ray.shutdown()
     machines.shutdown()  # type: ignore[no-untyped-call] # Ray's has no types
