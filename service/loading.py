@@ -1,6 +1,5 @@
 """From a model's file to a model that can be served: opened on every device, proven, measured and warmed."""
 
-import asyncio
 import logging
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ from service.running import Runner
 from service.scheduling import Scheduler
 from service.session import Session
 from service.settings import Settings
+from service.threads import in_thread
 from service.tuning import BatchTime, batch_sizes, best_limit, measure_curve
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ async def load_model(file: ModelFile, settings: Settings, scheduler: Scheduler, 
         UnusableModel: it cannot be read, is none of the exporter's, is not proven, or fails to run.
         DeviceUnavailable: a device that was asked for does not work.
     """
-    opened = await asyncio.to_thread(open_sessions, file, settings)
+    opened = await in_thread(partial(open_sessions, file, settings), "load")
     first, limit = opened[0], opened[0].limit
     queue = BatchQueue(limit=limit, patience=first.at_limit.seconds)
     model_metrics = metrics.of_model(file.name, file.version, first.session.artifact.labels)
@@ -70,6 +70,7 @@ async def load_model(file: ModelFile, settings: Settings, scheduler: Scheduler, 
             queue,
             each.session,
             capacity=each.instances,
+            threads=settings.threads,
             sizes=each.sizes,
             reopen=partial(_reopen, file, each.device, settings, each.session),
             name=file.name,

@@ -12,6 +12,7 @@ from service.errors import InferenceFailed
 from service.metrics import ModelMetrics
 from service.preprocessing import Pixels
 from service.session import Scores, Session
+from service.threads import in_thread
 from service.work import Item
 
 logger = logging.getLogger(__name__)
@@ -25,12 +26,13 @@ LONGEST_PAUSE_SECONDS = 60
 class Runner:
     """One session of a model, and the queue that feeds it.
 
-    Its attributes `running` and `capacity` are for `Scheduler`, which changes `running`.
+    Its attributes `running`, `capacity` and `threads` are for `Scheduler`, which changes `running`.
 
     Args:
         queue: where batches come from.
         session: what runs them.
         capacity: how many runs the session may have at once.
+        threads: of each run on the CPU.
         sizes: the only batch sizes to run, ascending, others being padded to the next; None: any.
         reopen: opens the session anew.
         name: the model's, for messages.
@@ -43,6 +45,7 @@ class Runner:
         session: Session,
         *,
         capacity: int,
+        threads: int,
         sizes: Sequence[int] | None,
         reopen: Callable[[], Session],
         name: str,
@@ -50,6 +53,7 @@ class Runner:
     ) -> None:
         self.queue = queue
         self.capacity = capacity
+        self.threads = threads
         self.running = 0
         self.broken = False
         """Whether the session does not work and is being opened anew."""
@@ -121,7 +125,7 @@ class Runner:
 
     async def _probe_and_repair(self) -> None:
         try:
-            await asyncio.to_thread(self._session.probe)
+            await in_thread(self._session.probe, "probe")
         except Exception as error:  # onnxruntime's exceptions have no common base class
             logger.error("model %s fails on a blank picture too and is opened anew: %s", self._name, error)
         else:
@@ -132,8 +136,8 @@ class Runner:
         pause = 1
         while self.broken:
             try:
-                session = await asyncio.to_thread(self._reopen)
-                await asyncio.to_thread(session.probe)
+                session = await in_thread(self._reopen, "reopen")
+                await in_thread(session.probe, "probe")
             except Exception:  # whatever it is, the next try may go better
                 logger.exception("model %s cannot be opened anew; next try in %d s", self._name, pause)
                 await asyncio.sleep(pause)

@@ -1,20 +1,25 @@
-"""Threads in which models run, as a run blocks its caller."""
+"""Threads in which models are opened and run, as that blocks its caller. One that is stuck keeps no process alive."""
 
+import asyncio
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from queue import SimpleQueue
+from typing import TypeVar
 
 logger = logging.getLogger(__name__)
 
 Job = Callable[[], None]
+
+Made = TypeVar("Made")
 
 JOIN_SECONDS = 5
 """How long closing waits for a thread that may be stuck in a library."""
 
 
 class Threads:
-    """A fixed number of threads. Unlike those of `concurrent.futures`, one that is stuck keeps no process alive.
+    """A fixed number of threads.
 
     Args:
         number: how many.
@@ -47,3 +52,18 @@ class Threads:
             except BaseException:  # a thread that died of one job would be missing for all others
                 logger.critical("a run failed in a way that nobody foresaw", exc_info=True)
             del job  # lets go of its pictures while the thread waits
+
+
+async def in_thread(make: Callable[[], Made], name: str) -> Made:
+    """What is made in a thread of its own, or raised there. Unlike `asyncio.to_thread`, ending does not wait for it."""
+    made: Future[Made] = Future()
+    made.set_running_or_notify_cancel()  # so that it can be told even when nobody waits any more
+
+    def work() -> None:
+        try:
+            made.set_result(make())
+        except BaseException as error:  # whatever it is, it is the caller's
+            made.set_exception(error)
+
+    threading.Thread(target=work, name=name, daemon=True).start()
+    return await asyncio.wrap_future(made)

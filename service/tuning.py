@@ -25,11 +25,11 @@ NICE = 10
 
 
 class BatchTime(BaseModel):
-    """What one batch size costs, with as many runs at once as the model has instances."""
+    """What one batch size costs; on the CPU with as many runs at once as the model has instances, on a GPU alone."""
 
     batch: int
     seconds: float = Field(description="of one run")
-    pictures_per_second: float = Field(description="of all instances together")
+    pictures_per_second: float = Field(description="of all instances together; on a GPU of one")
 
 
 def batch_sizes(largest: int) -> Iterator[int]:

@@ -32,6 +32,8 @@ class Item:
     """On the clock of `time.perf_counter`, like the next."""
     decoded: float = 0
     """When it was queued."""
+    waits: bool = False
+    """Whether it is in the queue."""
 
     @property
     def place(self) -> tuple[int, int]:

@@ -114,7 +114,6 @@ def test_nothing_of_an_abandoned_request_is_taken(requests: list[tuple[int, bool
         for work, (_, abandoned) in zip(works, requests, strict=True):
             if abandoned:
                 work.abandon(ClientGone("gone"))
-                assert isinstance(work._done.exception(), ClientGone)  # asyncio complains of exceptions nobody saw
         batches = drained(queue)
 
         kept = [item for work in works if not work.abandoned for item in work.items]
@@ -151,6 +150,35 @@ def test_a_batch_is_due_when_its_next_picture_has_waited_for_long_enough() -> No
         assert queue.is_due(item.decoded + 2.1)
         queue.take(1)
         assert not queue.is_due(item.decoded + 2.1)
+
+    in_loop(scenario)
+
+
+def test_a_picture_waits_no_longer_because_others_go_before_it() -> None:
+    def scenario() -> None:
+        queue = queue_of(8, patience=2)
+        first, second, third = (work_of(order, order).items[0] for order in range(3))
+        for item in (third, second, first):
+            queue.put(item)
+
+        assert queue.oldest == third.decoded
+        assert queue.due_at == third.decoded + 2
+
+    in_loop(scenario)
+
+
+def test_nobody_waits_for_pictures_that_have_left() -> None:
+    def scenario() -> None:
+        queue = queue_of(2, patience=2)
+        works = [work_of(order, order) for order in range(4)]
+        for place in (3, 0, 1, 2):
+            queue.put(works[place].items[0])
+        assert places(queue.take(1)) == [(0, 0), (1, 0)]
+        (next_one,), (last,) = works[2].items, works[3].items
+        assert queue.oldest == last.decoded
+        works[3].abandon(ClientGone("gone"))
+
+        assert queue.oldest == next_one.decoded
 
     in_loop(scenario)
 

@@ -90,6 +90,7 @@ class Bench:
             queue,
             session(run) if run else self.session,
             capacity=slots,
+            threads=1,
             sizes=None,
             reopen=no_reopening,
             name="colours",

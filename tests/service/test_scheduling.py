@@ -354,6 +354,51 @@ def test_runs_that_can_start_share_what_waits(slots: int, capacity: int, waiting
     assert sorted(len(batch) for batch in noted.batches[: len(shares)]) == shares
 
 
+def test_a_run_takes_as_many_slots_as_it_has_threads() -> None:
+    held = Held()
+
+    async def scenario() -> None:
+        queue = queue_of(limit=4, patience=0)
+        release = asyncio.Event()
+
+        async def hold() -> None:
+            await release.wait()
+
+        async with scheduler_of(5, cores=4) as scheduler:
+            scheduler.attach(runner_of(queue, held, capacity=2, threads=2), on_cores=True)
+            works = [work_of(order, *range(4)) for order in range(2)]
+            put(queue, *works)
+            assert await asyncio.to_thread(held.entered.wait, PATIENCE)
+            scheduler.decode([hold] * 5)
+            assert scheduler.decoding == 1
+            held.release.set()
+            for work in works:
+                await results_of(work)
+            await until(lambda: scheduler.decoding == 5)
+            release.set()
+
+    in_loop(scenario)
+
+
+def test_a_run_of_more_threads_than_there_are_slots_runs_and_decodes_wait_for_it() -> None:
+    held = Held()
+
+    async def scenario() -> None:
+        queue, work = queue_of(), work_of(0, 1)
+        done: list[int] = []
+        async with scheduler_of(2) as scheduler:
+            scheduler.attach(runner_of(queue, held, threads=8), on_cores=True)
+            put(queue, work)
+            assert await asyncio.to_thread(held.entered.wait, PATIENCE)
+            scheduler.decode([job(partial(done.append, 1))])
+            assert scheduler.decoding == 0
+            held.release.set()
+            assert await results_of(work) == [1]
+            await until(lambda: done == [1])
+
+    in_loop(scenario)
+
+
 def test_no_more_runs_at_once_than_the_session_takes() -> None:
     lock, running, most = threading.Lock(), 0, 0
 
@@ -638,6 +683,8 @@ def test_closing_leaves_no_timer() -> None:
             put(queue, work_of(0, 1))
             timer = scheduler._again
             assert timer is not None
+        await asyncio.sleep(0)  # a turn, in which the decodes that were cancelled end
         assert timer.cancelled()
+        assert scheduler._again is timer
 
     in_loop(scenario)

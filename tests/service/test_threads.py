@@ -1,5 +1,8 @@
 """The threads: in order, at once, and that nothing stops them."""
 
+import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +12,7 @@ from time import monotonic
 import pytest
 
 from service import threads as threads_module
-from service.threads import Threads
+from service.threads import Threads, in_thread
 from tests.service.live import PATIENCE
 
 
@@ -117,3 +120,57 @@ def test_closing_waits_no_longer_than_it_has_to_for_a_thread_that_is_stuck(monke
 def test_threads_are_named_after_what_they_do() -> None:
     with threads_of(2) as threads:
         assert [thread.name for thread in threads._threads] == ["test-0", "test-1"]
+
+
+def test_what_is_made_in_a_thread_is_returned_and_what_is_raised_there_is_raised() -> None:
+    async def scenario() -> None:
+        assert await in_thread(threading.current_thread, "test") is not threading.current_thread()
+        with pytest.raises(Fatal):
+            await in_thread(fail, "test")
+
+    def fail() -> None:
+        raise Fatal
+
+    asyncio.run(scenario())
+
+
+def test_what_nobody_waits_for_any_more_disturbs_nobody(recwarn: pytest.WarningsRecorder) -> None:
+    begun, release = threading.Event(), threading.Event()
+    threads: list[threading.Thread] = []
+
+    def hold() -> None:
+        threads.append(threading.current_thread())
+        begun.set()
+        assert release.wait(PATIENCE)
+
+    async def scenario() -> None:
+        task = asyncio.create_task(in_thread(hold, "test"))
+        assert await asyncio.to_thread(begun.wait, PATIENCE)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+    asyncio.run(scenario())
+    release.set()
+    threads[0].join(PATIENCE)
+    assert not threads[0].is_alive()
+    assert not recwarn.list
+
+
+STUCK = """
+import asyncio, threading
+from service.threads import in_thread
+async def main():
+    begun = threading.Event()
+    def hold():
+        begun.set()
+        threading.Event().wait()
+    task = asyncio.create_task(in_thread(hold, "test"))
+    await asyncio.to_thread(begun.wait)
+    task.cancel()
+asyncio.run(main())
+"""
+
+
+def test_a_thread_that_is_stuck_does_not_keep_the_process_alive() -> None:
+    subprocess.run([sys.executable, "-c", STUCK], check=True, timeout=PATIENCE)
