@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter
 
 import numpy as np
@@ -18,7 +19,7 @@ from service.work import Item
 logger = logging.getLogger(__name__)
 
 FAILURES_IN_A_ROW = 3
-"""So many runs without a single picture answered, and the session is doubted."""
+"""So many batches that failed as a whole, or of which every picture did, and the session is doubted."""
 
 LONGEST_PAUSE_SECONDS = 60
 
@@ -84,13 +85,24 @@ class Runner:
         if not needed:
             return
         items = [item for item, _ in needed]
+        raised = False
+
+        def run(pixels: Pixels) -> Scores:
+            nonlocal raised
+            try:
+                return self._run_padded(pixels)
+            except BaseException:
+                raised = True
+                raise
+
         results: Sequence[Scores | InferenceFailed]
         try:
-            results = classify_batch(self._run_padded, [pixels for _, pixels in needed], self._name)
+            results = classify_batch(run, [pixels for _, pixels in needed], self._name)
         except BaseException:
             logger.critical("running model %s failed in a way that nobody foresaw", self._name, exc_info=True)
             results = [_failure(self._name)] * len(items)
-        self._loop.call_soon_threadsafe(self._deliver, items, results, started, perf_counter())
+        failed = raised or all(isinstance(result, InferenceFailed) for result in results)
+        self._loop.call_soon_threadsafe(self._deliver, items, results, failed, started, perf_counter())
 
     async def close(self) -> None:
         """Stop repairing."""
@@ -106,7 +118,12 @@ class Runner:
         return self._session.run(filled)
 
     def _deliver(
-        self, batch: list[Item], results: Sequence[Scores | InferenceFailed], started: float, ended: float
+        self,
+        batch: list[Item],
+        results: Sequence[Scores | InferenceFailed],
+        failed: bool,
+        started: float,
+        ended: float,
     ) -> None:
         seconds = self._metrics.stage_seconds
         self._metrics.batch_size.observe(len(batch))
@@ -117,7 +134,6 @@ class Runner:
             item.work.record.reached("queue", item.decoded, started)
             item.work.record.reached("infer", started, ended)
             item.work.settle(item, result)
-        failed = all(isinstance(result, InferenceFailed) for result in results)
         self._failures = self._failures + 1 if failed else 0
         if self._failures >= FAILURES_IN_A_ROW and (self._repair is None or self._repair.done()):
             self._repair = asyncio.create_task(self._probe_and_repair(), name=f"repair {self._name}")
@@ -125,11 +141,11 @@ class Runner:
 
     async def _probe_and_repair(self) -> None:
         try:
-            await in_thread(self._session.probe, "probe")
+            await in_thread(partial(self._session.probe, self.queue.limit), "probe")
         except Exception as error:  # onnxruntime's exceptions have no common base class
-            logger.error("model %s fails on a blank picture too and is opened anew: %s", self._name, error)
+            logger.error("model %s fails on blank pictures too and is opened anew: %s", self._name, error)
         else:
-            logger.warning("model %s classifies a blank picture: the pictures were at fault", self._name)
+            logger.warning("model %s classifies blank pictures: those that came were at fault", self._name)
             self._failures = 0
             return
         self.broken = True
@@ -137,7 +153,7 @@ class Runner:
         while self.broken:
             try:
                 session = await in_thread(self._reopen, "reopen")
-                await in_thread(session.probe, "probe")
+                await in_thread(partial(session.probe, self.queue.limit), "probe")
             except Exception:  # whatever it is, the next try may go better
                 logger.exception("model %s cannot be opened anew; next try in %d s", self._name, pause)
                 await asyncio.sleep(pause)

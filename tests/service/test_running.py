@@ -22,11 +22,15 @@ BLANK = 0
 """The number of a probe's picture and of padding."""
 
 IN_A_ROW = 3
-"""So many runs without an answer, and the session is doubted."""
+"""So many batches that fail, and the session is doubted."""
+
+LIMIT = 8
+
+PROBE = [BLANK] * LIMIT
 
 
 def queue_of() -> BatchQueue:
-    return BatchQueue(limit=8, patience=0)
+    return BatchQueue(limit=LIMIT, patience=0)
 
 
 def failing_on(*culprits: int) -> Run:
@@ -270,21 +274,35 @@ def test_a_session_that_classifies_a_blank_picture_is_kept() -> None:
             assert not runner.broken
 
     assert doubted(noted, steps) == 0
-    assert noted.batches == ([[7]] * IN_A_ROW + [[BLANK]]) * 2
+    assert noted.batches == ([[7]] * IN_A_ROW + [PROBE]) * 2
 
 
-def test_a_run_with_an_answer_interrupts_the_row_of_failures() -> None:
+def test_a_batch_that_works_interrupts_the_row_of_failures() -> None:
     noted = Noted(failing_on(7))
 
     async def steps(runner: Runner) -> None:
         for _ in range(4):
             for _ in range(IN_A_ROW - 1):
-                assert await run_alone(runner, 7, 7) == [InferenceFailed] * 2
-            assert await run_alone(runner, 7, 8) == [InferenceFailed, 8]
+                assert await run_alone(runner, 7, 8) == [InferenceFailed, 8]
+            assert await run_alone(runner, 8, 8) == [8, 8]
         assert not await repaired()
 
     assert doubted(noted, steps) == 0
-    assert [BLANK] not in noted.batches
+    assert PROBE not in noted.batches
+
+
+def test_a_session_that_fails_on_batches_but_not_on_single_pictures_is_opened_anew() -> None:
+    def fail_on_many(pixels: Pixels) -> Scores:
+        if len(pixels) > 1:
+            raise RuntimeError("out of memory")
+        return echo(pixels)
+
+    async def steps(runner: Runner) -> None:
+        for _ in range(IN_A_ROW):
+            assert await run_alone(runner, 1, 2) == [1, 2]
+        assert await repaired()
+
+    assert doubted(fail_on_many, steps) == 1
 
 
 def test_a_session_that_fails_on_a_blank_picture_too_is_opened_anew(caplog: pytest.LogCaptureFixture) -> None:
@@ -301,7 +319,7 @@ def test_a_session_that_fails_on_a_blank_picture_too_is_opened_anew(caplog: pyte
         assert await run_alone(runner, 7) == [7]
 
     assert doubted(fail, steps) == 1
-    assert "model m fails on a blank picture too and is opened anew: out of memory" in caplog.text
+    assert "model m fails on blank pictures too and is opened anew: out of memory" in caplog.text
     assert "model m works again" in caplog.text
 
 
@@ -391,7 +409,7 @@ def test_a_repair_that_dies_is_told_and_another_may_follow(caplog: pytest.LogCap
     dying = True
 
     def run(pixels: Pixels) -> Scores:
-        if numbers(pixels) == [BLANK] and dying:
+        if numbers(pixels) == PROBE and dying:
             raise Fatal
         return fail(pixels)
 
