@@ -70,8 +70,8 @@ class Metrics:
         )
         self.images = self._counter(
             "stripmlp_images",
-            "Pictures received, by what became of them: each exactly once. A request that ended before its body was "
-            "read counts as one picture.",
+            "Pictures received for a model, by what became of them: each exactly once. A request that ended before its "
+            "body was read counts as one picture.",
             "model", "version", "outcome",
         )  # fmt: skip
         self.stage_seconds = self._histogram(

@@ -89,9 +89,14 @@ class Settings(BaseSettings):
     batch_limit: PositiveInt | None = Field(
         None, description="most pictures in one run; default: as measured when the model is loaded"
     )
-    latency_budget_ms: PositiveFloat = Field(500, description="longest run that the measured batch limit may lead to")
+    latency_budget_ms: PositiveFloat = Field(
+        500,
+        description="longest run that the measured batch limit may lead to; with one thread on the CPU, in CPU time",
+    )
 
-    max_queue: PositiveInt = Field(512, description="most pictures of a model in work; beyond them requests get 429")
+    max_queue: PositiveInt = Field(
+        512, description="most pictures in work of each version of a model; beyond them requests get 429"
+    )
     max_queue_mb: PositiveInt = Field(256, description="most bytes of request bodies held at once, MiB")
     timeout_ms: PositiveInt = Field(30_000, description="deadline of requests without X-Request-Timeout-Ms")
     max_timeout_ms: PositiveInt = Field(120_000, description="longest deadline that a request may ask for")
