@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
@@ -32,6 +33,9 @@ from service.settings import Settings
 from service.telemetry import Telemetry, TelemetryOfHttp
 from service.tracing import Tracing
 
+if TYPE_CHECKING:
+    from service.open_inference.rpc import RpcServer
+
 
 class Service:
     """The service as an ASGI application. Models load in the background once it runs.
@@ -57,19 +61,19 @@ class Service:
         entrance = Entrance(settings, self.models, Classifier(settings, scheduler, decoders), metrics)
         endpoint = ClassifyEndpoint(settings, entrance)
         telemetry = Telemetry(metrics, tracing, log_filenames=settings.log_filenames)
-        rpc: AbstractAsyncContextManager[object] = nullcontext()
+        self._rpc: RpcServer | None = None
         if settings.grpc_port is not None:
             try:
-                from service.open_inference.rpc import RpcServer
+                from service.open_inference import rpc
             except ImportError as error:
                 raise StartupError("--grpc-port needs gRPC; install the 'grpc' extra") from error
-            rpc = RpcServer(settings, self.models, entrance, telemetry, keys, on_failure)
+            self._rpc = rpc.RpcServer(settings, self.models, entrance, telemetry, keys, on_failure)
         described = FastAPIOffline(
             redoc_url=None,
             redirect_slashes=False,  # which would repeat whatever host the client names
             title="Strip-MLP serving",
             description="Classifies pictures with exported Strip-MLP models.",
-            lifespan=partial(_lifespan, self.reloader, rpc, scheduler, decoders, tracing, settings),
+            lifespan=partial(_lifespan, self.reloader, self._rpc, scheduler, decoders, tracing, settings),
         )
         described.include_router(build_router(settings, self.models, self.reloader, endpoint, metrics))
         described.include_router(open_inference.build_router(settings, self.models, self.reloader, entrance))
@@ -89,11 +93,16 @@ class Service:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
 
+    def stop_rpc(self) -> None:
+        """End listening for gRPC, if there is any, as `RpcServer.stop` does."""
+        if self._rpc is not None:
+            self._rpc.stop()
+
 
 @asynccontextmanager
 async def _lifespan(
     reloader: Reloader,
-    rpc: AbstractAsyncContextManager[object],
+    rpc: "RpcServer | None",
     scheduler: Scheduler,
     decoders: Decoders,
     tracing: Tracing,
@@ -102,7 +111,7 @@ async def _lifespan(
 ) -> AsyncIterator[None]:
     try:
         await decoders.start(scheduler.slots)
-        async with reloader, rpc:
+        async with reloader, rpc or nullcontext():
             if settings.has_peers:
                 # Requests come after this, and until then they are the others'.
                 await reloader.started.wait()

@@ -72,9 +72,14 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         if threading.current_thread() is threading.main_thread():  # as signals can be caught nowhere else
             loop.add_signal_handler(signal.SIGHUP, self._app.reloader.ask)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         supervisor = parent_process()
         if supervisor is not None:
             loop.add_reader(supervisor.sentinel, self._on_orphaned, supervisor.sentinel)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._app.stop_rpc()  # its time to end running requests passes along with HTTP's, and not after it
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._stop_at is not None:
@@ -135,7 +140,7 @@ def serve(settings: Settings, listeners: Listeners) -> int:
         logger.critical("the service cannot start: %s", error)
         return 1
     spare_what_stays()
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # it waits until there is something to reload
     try:
         server.run()
     finally:

@@ -4,6 +4,7 @@ gRPC gives messages over as a whole, so what is still arriving is bounded by the
 `max_queue_mb`. Requests count under the HTTP status that their error has.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
@@ -64,7 +65,8 @@ Context = ServicerContext[Any, Any]
 
 
 class RpcServer:
-    """Listens while it is entered as an asynchronous context manager. Running requests are answered before it is left.
+    """Listens while it is entered as an asynchronous context manager, or until `stop`. Running requests are answered
+    before it is left.
 
     Args:
         settings: where to listen, and limits.
@@ -90,6 +92,7 @@ class RpcServer:
         self._keys = keys
         self._on_failure = on_failure
         self._server: Server | None = None
+        self._stopping: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         most_bytes = self._settings.max_request_mb * MEBIBYTE
@@ -114,9 +117,16 @@ class RpcServer:
         logger.info("gRPC on %s:%d", self._settings.host, port)
         return self
 
+    def stop(self) -> None:
+        """Take no more calls. Those that run are cut off after `shutdown_seconds`."""
+        if self._server is not None and self._stopping is None:
+            stopped = self._server.stop(grace=self._settings.shutdown_seconds)
+            self._stopping = asyncio.ensure_future(stopped)
+
     async def __aexit__(self, *_: object) -> None:
-        if self._server is not None:
-            await self._server.stop(grace=self._settings.shutdown_seconds)
+        self.stop()
+        if self._stopping is not None:
+            await self._stopping
 
     def _authenticate(self, name: str, headers: Mapping[bytes, bytes], record: RequestRecord) -> None:
         if self._keys is None or name in OPEN:

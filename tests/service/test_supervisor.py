@@ -3,16 +3,15 @@
 import os
 import re
 import signal
-import socket
+import time
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from service.listening import Listeners
 from service.settings import Settings
-from service.supervisor import Supervisor
+from service.supervisor import START_FAILED, Supervisor, Worker
 from service.worker_processes import MULTIPROCESS_FOLDER
 from tests.service import colours
 from tests.service.live import PATIENCE, await_true, connect, metric
@@ -170,20 +169,36 @@ class Ended:
         pass
 
 
-@pytest.mark.parametrize("exitcode", [0, 1, -9])
-def test_a_worker_that_ends_unasked_is_replaced(exitcode: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Also with 1, with which Python itself ends after an exception."""
-    started: list[Listeners] = []
-    monkeypatch.setattr(Supervisor, "_start", lambda _, listeners: started.append(listeners))
-    monkeypatch.setenv(MULTIPROCESS_FOLDER, str(tmp_path))
+def supervising(exitcode: int, attempt: int, lived: float, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Supervisor:
+    """One whose only worker has ended so, after so many seconds."""
+    monkeypatch.setenv(MULTIPROCESS_FOLDER, str(folder))
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
     supervisor = Supervisor(Settings(workers=2))
-    worker: Any = Ended(exitcode)
-    supervisor._workers[worker.pid], supervisor._started[worker.pid] = worker, 0
+    process: Any = Ended(exitcode)
+    worker = supervisor._workers[process.pid] = Worker(process, 1000 - lived, attempt)
+    assert supervisor._on_end(worker) == 0
+    assert not supervisor._workers
+    return supervisor
 
-    with socket.socket() as listener:
-        listeners = Listeners(listener, None)
-        assert supervisor._on_end(worker, listeners) == 0
-        assert started == [listeners]
+
+@pytest.mark.parametrize("exitcode", [0, 1, -9])
+@pytest.mark.parametrize(("lived", "pause"), [(60, 0), (0.5, 1)])
+def test_a_worker_that_ends_unasked_is_replaced(
+    exitcode: int, lived: float, pause: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also with 1, with which Python itself ends after an exception."""
+    supervisor = supervising(exitcode, 5, lived, monkeypatch, tmp_path)
+
+    assert supervisor._replacements == [(1000 + pause, 1)]
+
+
+@pytest.mark.parametrize(("attempt", "pause"), [(1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (5000, 60)])
+def test_a_replacement_that_cannot_start_is_tried_again_later_and_later(
+    attempt: int, pause: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    supervisor = supervising(START_FAILED, attempt, 60, monkeypatch, tmp_path)
+
+    assert supervisor._replacements == [(1000 + pause, attempt + 1)]
 
 
 def test_a_port_in_use_ends_the_supervisor(colour_models: Path) -> None:
@@ -251,3 +266,66 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_a_replacement_that_cannot_start_leaves_the_others_serving(colour_models: Path) -> None:
+    (path,) = colour_models.rglob("model.onnx")
+    good = path.read_bytes()
+    with running(*options(colour_models), workers=2) as (process, client):
+        client.close()
+        path.write_bytes(b"broken")
+        killed, other = workers_of(process)
+        os.kill(killed, signal.SIGKILL)
+
+        process.await_line(r"could not start in a dead one's place; the next try is in 1 s")
+        process.await_line(r"could not start in a dead one's place; the next try is in 2 s")
+        assert ask(client) == 1
+
+        path.write_bytes(good)
+        new = int(process.await_line(r"Started server process \[(\d+)\]")[1])
+        process.await_line("Application startup complete")
+        assert workers_of(process) == {new, other}
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0
+
+
+def test_a_stop_does_not_wait_for_the_next_try(colour_models: Path) -> None:
+    (path,) = colour_models.rglob("model.onnx")
+    with running(*options(colour_models), workers=2) as (process, client):
+        client.close()
+        path.write_bytes(b"broken")
+        killed, _ = workers_of(process)
+        os.kill(killed, signal.SIGKILL)
+        process.await_line(r"could not start in a dead one's place; the next try is in 2 s")
+
+        process.signal(signal.SIGTERM)
+
+        assert process.wait() == 0
+    assert "the next try is in 4 s" not in process.messages
+
+
+def test_a_reload_that_is_asked_for_while_workers_start_ends_none_of_them(colour_models: Path) -> None:
+    settings = ("--port", "0", "--poll-seconds", "0", "--log-format", "text", "--workers", "2")
+    with started(*options(colour_models), *settings) as process:
+        await_true(lambda: len(workers_of(process)) == 2)
+        process.signal(signal.SIGHUP)
+
+        for _ in range(2):
+            process.await_line("Application startup complete")
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0
+    assert "died" not in process.messages
+
+
+def test_a_reload_that_is_asked_for_while_models_are_loaded_comes_after_them(colour_models: Path) -> None:
+    for number in range(10):
+        colours.save_served(colour_models, f"more{number}")
+    settings = ("--port", "0", "--poll-seconds", "0", "--log-format", "text", "--workers", "2")
+    with started(*options(colour_models), *settings) as process:
+        for _ in range(2):
+            process.await_line("colours version 1 on")
+        colours.save_served(colour_models, version=2)
+        process.signal(signal.SIGHUP)
+
+        for _ in range(2):
+            process.await_line("unloaded colours version 1")

@@ -320,6 +320,25 @@ def test_it_ends_with_the_service(tmp_path: Path) -> None:
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
+def test_no_call_is_taken_while_http_ends_its_last_requests(tmp_path: Path) -> None:
+    """Both have the same time to end; one after the other they would have twice as much."""
+    colours.save_served(tmp_path)
+    with running("--models", str(tmp_path), "--grpc-port", "0", "--drain-seconds", "0") as (process, client):
+        with connect(client) as slow, grpc.insecure_channel(address(process)) as channel:
+            slow.sendall(b"POST /classify HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(PNGS[0]))
+            await_metric(client, 2, "stripmlp_in_flight_requests")
+            client.close()
+            process.signal(signal.SIGTERM)
+            process.await_line("Waiting for connections to close")
+
+            with pytest.raises(grpc.RpcError) as caught:
+                triton.service_pb2_grpc.GRPCInferenceServiceStub(channel).ServerLive(service_pb2.ServerLiveRequest())
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+            slow.sendall(PNGS[0])
+            assert slow.recv(64).startswith(b"HTTP/1.1 200")
+        assert process.wait() == 0
+
+
 def test_a_port_that_is_taken_ends_the_start(service: tuple[Process, httpx.Client], tmp_path: Path) -> None:
     colours.save_served(tmp_path)
     port = address(service[0]).rpartition(":")[2]
