@@ -7,6 +7,7 @@ was lost, or slowed down.
 
 import asyncio
 import io
+import os
 import re
 import secrets
 import sys
@@ -44,6 +45,10 @@ from service.cpus import usable_cpus
 TOKEN = secrets.token_hex()
 
 LOAD = 0.8
+
+POOL = min(32, (os.cpu_count() or 1) + 4)
+"""Threads that the event loop's pool may have, which come when they are needed and stay (ThreadPoolExecutor). One lost
+with each new version would be more."""
 
 USUAL = 9
 """Pictures for each odd one."""
@@ -101,7 +106,7 @@ def _soak(service: Running, folder: Path, pictures: Path, seconds: float) -> lis
         verdicts.all_trouble(mischief.done),
         verdicts.counts_add_up(counts_of(service) - counted, len(sent) + mischief.pictures),
         verdicts.no_more("open files at rest", at_rest.files, after.files),
-        verdicts.no_more("threads", at_rest.threads, after.threads),
+        verdicts.no_more("threads", at_rest.threads, after.threads, POOL),
         verdicts.memory("all processes", times, [each.mib for each in watch.looks], seconds),
         verdicts.memory("the service without its decoders", times, [each.service_mib for each in watch.looks], seconds),
         verdicts.latency(sent, seconds),

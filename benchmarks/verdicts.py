@@ -91,9 +91,10 @@ def counts_add_up(counts: Counter[str], pictures: int) -> Verdict:
     return Verdict("every picture is counted once", seen, counts.total() == pictures)
 
 
-def no_more(what: str, before: int, after: int) -> Verdict:
-    """Whether a number has not grown."""
-    return Verdict(f"no more {what}", f"{before} before, {after} after", after <= before)
+def no_more(what: str, before: int, after: int, spare: int = 0) -> Verdict:
+    """Whether a number has not grown, by more than so many."""
+    seen = f"{before} before, {after} after" + (f", {spare} more may be" if spare else "")
+    return Verdict(f"no more {what}", seen, after <= before + spare)
 
 
 def memory(what: str, times: Sequence[float], mib: Sequence[float], seconds: float) -> Verdict:

@@ -92,6 +92,11 @@ def test_one_more_is_more(after: int, *, kept: bool) -> None:
     assert verdicts.no_more("threads", 11, after).kept is kept
 
 
+def test_some_more_may_be_allowed() -> None:
+    assert verdicts.no_more("threads", 11, 17, spare=6).kept
+    assert not verdicts.no_more("threads", 11, 18, spare=6).kept
+
+
 def memory(per_hour: float, seconds: float = SECONDS, swing: float = 10) -> verdicts.Verdict:
     """The verdict on 300 MiB that go up and down every 20 looks, and grow by this much."""
     times = [3.0 * number for number in range(int(seconds / 3))]
