@@ -9,7 +9,8 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
+from time import process_time
 from typing import Annotated
 
 import httpx
@@ -18,16 +19,18 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.__main__ import BUNDLED
+from benchmarks.bare import service_decode
 from benchmarks.growth import service_process
 from benchmarks.model import ModelFile
 from benchmarks.pictures import write_pictures
 from benchmarks.processes import adopt_orphans, cpu_seconds
-from benchmarks.queueing import Costs, Outcome, Setup, Step, simulate
+from benchmarks.queueing import FREE, Costs, Outcome, Setup, Step, simulate
 from benchmarks.servers import OURS, SERVERS
 from benchmarks.serving import Running, running
 from benchmarks.storm import run_load
 from benchmarks.storm_load import Sent, StormJob
 from service.answers import ModelsAnswer
+from service.artifact import Preprocessing
 from service.cpus import usable_cpus
 
 SHARES = (0.3, 0.5, 0.7, 0.8, 1.3, 2.0)
@@ -39,6 +42,8 @@ CLIENTS = 64
 
 QUIET = 0.1
 """Share of the rate of a closed loop at which threads sleep before nearly every request."""
+
+TRIES = 5
 
 ANSWERED, REFUSED, LATE = 200, 429, 504
 
@@ -94,11 +99,12 @@ def main(
 
 def _told(costs: Costs, limit: int, cores: int, capacity: float) -> str:
     steps = {
-        "decoding": costs.decode,
+        "decoding": costs.decode.going_on,
         f"inference in batches of {limit}": costs.run(limit) / limit,
         "HTTP": costs.http.going_on,
         "around a run": costs.around_run.going_on,
-        "client": costs.client,
+        "client": costs.client.going_on,
+        "decoding in cold caches": costs.decode.woken,
         "HTTP of a loop that slept": costs.http.woken,
         "around a run in cold caches": costs.around_run.woken,
     }
@@ -113,14 +119,15 @@ def _measure(service: Running, job: StormJob, folder: Path) -> tuple[Costs, int,
     busy = _used(job, folder)
     capacity = busy.pictures / job.seconds
     quiet = _used(job.model_copy(update={"clients": None, "rate": QUIET * capacity, "at_random": True}), folder)
-    full = Costs(Step(0, 0), Step(0, 0), 0, curve).run(limit) / limit
+    full = Costs(FREE, FREE, FREE, curve).run(limit) / limit
     return (
         Costs(
             http=Step(quiet.loop, busy.loop),
             around_run=Step(max(0, quiet.threads - curve[0].seconds), max(0, busy.threads - full)),
-            decode=busy.decoders,
+            decode=Step(quiet.decoders, busy.decoders),
             curve=curve,
-            client=busy.client,
+            client=Step(quiet.client, busy.client),
+            sizes=_sizes(job.pictures, served.artifact.preprocessing),
         ),
         limit,
         capacity,
@@ -150,6 +157,19 @@ def _used(job: StormJob, folder: Path) -> _Used:
     before = now()
     pictures = len(run_load(job, folder))
     return _Used(pictures, *((after - then) / pictures for after, then in zip(now(), before, strict=True)))
+
+
+def _sizes(pictures: Path, preprocessing: Preprocessing) -> list[float]:
+    """How many times as long as the mean each picture takes to decode."""
+    data = [file.read_bytes() for file in sorted(pictures.iterdir())]
+
+    def seconds(each: bytes) -> float:
+        begin = process_time()
+        service_decode(each, preprocessing)
+        return process_time() - begin
+
+    least = [min(seconds(each) for _ in range(TRIES)) for each in data]
+    return [each / mean(least) for each in least]
 
 
 def _clients_cpu() -> float:

@@ -9,6 +9,7 @@ import random
 from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from statistics import quantiles
 from typing import Any
 
@@ -28,6 +29,9 @@ class Step:
     going_on: float
 
 
+FREE = Step(0, 0)
+
+
 @dataclass(frozen=True)
 class Costs:
     """CPU seconds."""
@@ -36,12 +40,14 @@ class Costs:
     """The event loop's: reading, handing over to the decoder and back, answering, counting."""
     around_run: Step
     """In the thread that runs a batch, beside the run itself: of a picture, or of a batch that finds cold caches."""
-    decode: float
+    decode: Step
     """Of one picture, in the decoder's process."""
     curve: Sequence[BatchTime]
     """Of batches by their size."""
-    client: float = 0.0
+    client: Step = FREE
     """Of whoever sends one request, if that is on the same cores."""
+    sizes: Sequence[float] = (1.0,)
+    """How many times as long as the mean each picture takes to decode; they come in turn."""
 
     def run(self, batch: int) -> float:
         """Of a batch, between the sizes that were timed in proportion."""
@@ -52,7 +58,8 @@ class Costs:
 
     def each(self, batch: int) -> float:
         """Of one picture in batches of that size, with everything, where the event loop never sleeps."""
-        return self.http.going_on + self.decode + self.client + self.around_run.going_on + self.run(batch) / batch
+        steps = self.http, self.decode, self.client, self.around_run
+        return sum(step.going_on for step in steps) + self.run(batch) / batch
 
 
 @dataclass(frozen=True)
@@ -147,6 +154,7 @@ class _Cores:
 class _Picture:
     came: float
     ran: simpy.Event
+    size: float
     decoded: float = 0.0
 
 
@@ -159,6 +167,7 @@ class _Service:
         self._to_decode: deque[_Picture] = deque()
         self._to_run: deque[_Picture] = deque()
         self._idle: list[simpy.Event] = []
+        self._sizes = cycle(costs.sizes)
         self._decoding = self._running = 0
         self._in_work = 0
         self._full_batch = costs.run(setup.batch_limit)
@@ -174,8 +183,7 @@ class _Service:
 
     def _request(self) -> Process:
         came = self._env.now
-        client = Step(self._costs.client, self._costs.client)
-        yield from self._turn(self._client, client, 1 / 2)
+        yield from self._turn(self._client, self._costs.client, 1 / 2)
         yield from self._turn(self._loop, self._costs.http, 1 / 3)
         needed = (self._in_work + 1) / self._rate.per_second + 2 * self._full_batch
         busy = self._in_work > self._rate.busy
@@ -183,14 +191,14 @@ class _Service:
             self._outcome.refused += 1
             return
         self._in_work += 1
-        picture = _Picture(came, self._env.event())
+        picture = _Picture(came, self._env.event(), next(self._sizes))
         self._to_decode.append(picture)
         self._wake()
         yield picture.ran
         self._in_work -= 1
         self._rate.finished(self._in_work, self._env.now)
         yield from self._turn(self._loop, self._costs.http, 1 / 3)
-        yield from self._turn(self._client, client, 1 / 2)
+        yield from self._turn(self._client, self._costs.client, 1 / 2)
         took = self._env.now - came
         if took > self._setup.deadline:
             self._outcome.late += 1
@@ -214,8 +222,9 @@ class _Service:
             gathering = self._to_decode or self._decoding + self._running >= self._setup.cores
             if self._to_decode and not due:
                 picture = self._to_decode.popleft()
+                decode = self._costs.decode.going_on if self._decoding else self._costs.decode.woken
                 self._decoding += 1
-                yield self._cores.work(self._costs.decode)
+                yield self._cores.work(picture.size * decode)
                 yield from self._turn(self._loop, self._costs.http, 1 / 3)
                 self._decoding -= 1
                 picture.decoded = self._env.now
@@ -238,7 +247,12 @@ class _Service:
             else:
                 woken = self._env.event()
                 self._idle.append(woken)
-                yield woken
+                if able:
+                    yield woken | self._env.timeout(self._to_run[0].decoded + self._full_batch - self._env.now)
+                    if woken in self._idle:
+                        self._idle.remove(woken)
+                else:
+                    yield woken
 
     def _wake(self) -> None:
         if self._idle:

@@ -13,7 +13,7 @@ from cluster.settings import ClusterSettings, absolute
 from service.app import Service
 from service.errors import StartupError
 from service.logs import start_logging
-from service.memory import keep_heap_small
+from service.memory import keep_heap_small, spare_what_stays
 from service.server import SWITCH_SECONDS
 
 ROOM_TO_REFUSE = 64
@@ -33,6 +33,7 @@ class Replica:
         sys.setswitchinterval(SWITCH_SECONDS)
         self._failures: list[StartupError] = []
         self._service = Service(settings, self._failures.append, None)
+        spare_what_stays()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return Everywhere(self._service)

@@ -5,7 +5,7 @@ from statistics import mean
 
 import pytest
 
-from benchmarks.queueing import Costs, Setup, Step, simulate
+from benchmarks.queueing import FREE, Costs, Setup, Step, simulate
 from service.tuning import BatchTime
 
 
@@ -17,19 +17,20 @@ def curve(**seconds: float) -> list[BatchTime]:
     ]
 
 
-FREE = Step(0, 0)
-
 QUIET = Setup(cores=2, batch_limit=4, rate=0.5, seconds=200, deadline=10)
 
 COSTS = Costs(
-    http=Step(0.005, 0.0015), around_run=Step(0.001, 0.0005), decode=0.004, curve=curve(b1=0.01, b2=0.016, b4=0.028)
+    http=Step(0.005, 0.0015),
+    around_run=Step(0.001, 0.0005),
+    decode=Step(0.006, 0.004),
+    curve=curve(b1=0.01, b2=0.016, b4=0.028),
 )
 
 
 def test_alone_a_request_takes_what_its_steps_take() -> None:
     outcome = simulate(COSTS, QUIET)
 
-    assert outcome.p50 == pytest.approx(0.005 + 0.004 + 0.01 + 0.001)
+    assert outcome.p50 == pytest.approx(0.005 + 0.006 + 0.01 + 0.001)
     assert (outcome.refused, outcome.late) == (0, 0)
 
 
@@ -38,10 +39,29 @@ def test_one_core_and_no_batches_wait_as_pollaczek_and_khinchine_say(load: float
     seconds = 0.01
     one = Setup(cores=1, batch_limit=1, rate=load / seconds, seconds=200, deadline=1000, max_queue=10**6)
 
-    outcome = simulate(Costs(http=FREE, around_run=FREE, decode=0, curve=curve(b1=seconds)), one)
+    outcome = simulate(Costs(http=FREE, around_run=FREE, decode=FREE, curve=curve(b1=seconds)), one)
 
     # M/D/1: half the load, over what is left of it, times the service time.
     assert mean(outcome.answered) - seconds == pytest.approx(seconds * load / (2 * (1 - load)), rel=0.1)
+
+
+def test_pictures_that_take_longer_to_decode_come_in_turn() -> None:
+    outcome = simulate(replace(COSTS, sizes=(0.5, 1.5)), QUIET)
+
+    small, large = (0.005 + size * 0.006 + 0.01 + 0.001 for size in (0.5, 1.5))
+    assert sorted(outcome.answered)[len(outcome.answered) // 4] == pytest.approx(small)
+    assert sorted(outcome.answered)[len(outcome.answered) * 3 // 4] == pytest.approx(large)
+
+
+def test_what_gathers_while_all_cores_decode_runs_when_it_has_waited_for_long_enough() -> None:
+    """The second picture is decoded for so long that the first one would wait for it."""
+    slow = replace(COSTS, sizes=(1, 1000, 1000))
+    close = Setup(cores=2, batch_limit=4, rate=1000, seconds=0.003, deadline=100)
+
+    outcome = simulate(slow, close)
+
+    assert len(outcome.answered) >= 3
+    assert min(outcome.answered) < 0.2
 
 
 def test_every_request_has_one_end_and_a_tight_queue_refuses_what_is_too_much() -> None:
