@@ -100,8 +100,8 @@ def _soak(service: Running, folder: Path, pictures: Path, seconds: float) -> lis
     times = [each.seconds for each in watch.looks]
     return [
         verdicts.load_sent(sent, rate, seconds),
-        verdicts.good_answered(sent, USUAL / (USUAL + 1)),
-        verdicts.few_turned_away(sent),
+        verdicts.good_answered(sent, USUAL / (USUAL + 1), seconds),
+        verdicts.few_turned_away(sent, seconds),
         verdicts.no_failure(sent),
         verdicts.all_trouble(mischief.done),
         verdicts.counts_add_up(counts_of(service) - counted, len(sent) + mischief.pictures),

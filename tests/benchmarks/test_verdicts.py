@@ -43,8 +43,8 @@ def test_an_ordinary_load_keeps_to_everything() -> None:
     sent = load(ORDINARY)
 
     assert verdicts.load_sent(sent, RATE, SECONDS).kept
-    assert verdicts.good_answered(sent, GOOD).kept
-    assert verdicts.few_turned_away(sent).kept
+    assert verdicts.good_answered(sent, GOOD, SECONDS).kept
+    assert verdicts.few_turned_away(sent, SECONDS).kept
     assert verdicts.no_failure(sent).kept
     assert verdicts.latency(sent, SECONDS).kept
 
@@ -58,16 +58,24 @@ def test_a_load_that_lags_or_is_too_small_was_not_sent() -> None:
 def test_a_tenth_of_the_good_pictures_may_not_be_missing(refused: int) -> None:
     share = ORDINARY | {refused: ORDINARY.get(refused, 0) + 0.09}
 
-    assert not verdicts.good_answered(load(share), GOOD).kept
+    assert not verdicts.good_answered(load(share), GOOD, SECONDS).kept
 
 
 @pytest.mark.parametrize(("refused", "late"), [(0.06, 0), (0, 0.06), (0.03, 0.03)])
 def test_refusals_and_late_answers_are_bounded_together(refused: float, late: float) -> None:
-    assert not verdicts.few_turned_away(load({429: refused, 504: late})).kept
+    assert not verdicts.few_turned_away(load({429: refused, 504: late}), SECONDS).kept
+
+
+@pytest.mark.parametrize(("refused", "kept"), [(0.08, True), (0.12, False)])
+def test_short_runs_with_their_many_versions_may_refuse_more(refused: float, *, kept: bool) -> None:
+    sent = load({429: refused})
+
+    assert verdicts.few_turned_away(sent, 180).kept is kept
+    assert verdicts.good_answered(sent, 1, 180).kept is kept
 
 
 def test_hardly_any_client_that_stays_makes_refusals_many() -> None:
-    assert not verdicts.few_turned_away(load({HUNG_UP: 0.9, 429: 0.01})).kept
+    assert not verdicts.few_turned_away(load({HUNG_UP: 0.9, 429: 0.01}), SECONDS).kept
 
 
 @pytest.mark.parametrize("status", [400, 404, 500, 503])
