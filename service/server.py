@@ -72,7 +72,7 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         if threading.current_thread() is threading.main_thread():  # as signals can be caught nowhere else
             loop.add_signal_handler(signal.SIGHUP, self._app.reloader.ask)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # as workers are started with it blocked
         supervisor = parent_process()
         if supervisor is not None:
             loop.add_reader(supervisor.sentinel, self._on_orphaned, supervisor.sentinel)
@@ -140,7 +140,7 @@ def serve(settings: Settings, listeners: Listeners) -> int:
         logger.critical("the service cannot start: %s", error)
         return 1
     spare_what_stays()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # it waits until there is something to reload
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     try:
         server.run()
     finally:

@@ -103,7 +103,7 @@ class Supervisor:
 
     def _start(self, listeners: Listeners, attempt: int) -> None:
         process = SPAWN.Process(target=_work, args=(self._settings, listeners), name="strip-mlp-worker")
-        # The worker inherits that SIGHUP is blocked: it takes one when it can, and is not ended by it before.
+        # All of its threads inherit that SIGHUP is blocked: it takes one when it can, and is not ended by it before.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         process.start()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})

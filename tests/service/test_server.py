@@ -110,3 +110,14 @@ def test_a_signal_before_the_models_are_loaded_ends_the_service_too(colour_model
 
         assert process.wait() == 0
     assert "Traceback" not in process.messages
+
+
+def test_sighup_before_there_is_something_to_reload_ends_nothing(colour_models: Path) -> None:
+    options = ("--models", str(colour_models), "--port", "0", "--max-batch", "1", "--drain-seconds", "0")
+    with started(*options) as process:
+        process.await_line("Started server process")
+        process.signal(signal.SIGHUP)
+
+        process.await_line("process \\d+ listens on")
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0
