@@ -1,7 +1,8 @@
 """Decodes pictures in processes, as a thread that hangs or crashes in a decoder cannot be ended without all the others.
 
-Measured, for pictures within the default limits: a JPEG of 0.33 MB whose 2,000 scans cover 50 megapixels took 68 s, and
-one of 20 MiB would take hours; every other format's worst file took up to 3.6 s. docs/reliability.md has the table.
+Measured, for pictures within the default limits: a JPEG of 0.33 MB whose 2,000 scans cover 50 megapixels took 68 s, one
+of 20 MiB would take hours, and EXIF data in many parts takes minutes; every other format's worst file took up to 6 s of
+CPU time, a BMP of 28 KB among them. docs/reliability.md has the table.
 """
 
 import asyncio
