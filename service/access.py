@@ -22,14 +22,14 @@ NEEDED = "this service needs an API key: send it as 'X-API-Key', or as 'Bearer' 
 
 def describe_access(document: dict[str, Any]) -> None:
     """Say in an OpenAPI document what needs a key, and what is answered without."""
-    scheme = "APIKey"
     document["components"]["securitySchemes"] = {
-        scheme: {"type": "apiKey", "in": "header", "name": KEY_HEADER.decode()}
+        "APIKey": {"type": "apiKey", "in": "header", "name": KEY_HEADER.decode()},
+        "Bearer": {"type": "http", "scheme": "bearer", "description": "an API key, or the admin token"},
     }
     for path, operations in document["paths"].items():
         if path not in OPEN:
             for operation in operations.values():
-                operation["security"] = [{scheme: []}]
+                operation["security"] = [{"APIKey": []}, {"Bearer": []}]
                 operation["responses"].setdefault("401", {"description": "No API key, or none that is known"})
                 operation["responses"].setdefault("403", {"description": "The key is not for this"})
 

@@ -43,6 +43,18 @@ def test_what_is_open_needs_no_key(client: httpx.Client, path: str) -> None:
     assert client.get(path).status_code == 200
 
 
+def test_the_description_says_what_needs_a_key_and_how_it_may_be_sent(client: httpx.Client) -> None:
+    document = client.get("/openapi.json").json()
+
+    schemes = document["components"]["securitySchemes"]
+    assert {(each["type"], each.get("name"), each.get("scheme")) for each in schemes.values()} == {
+        ("apiKey", "x-api-key", None),
+        ("http", None, "bearer"),
+    }
+    assert document["paths"]["/classify"]["post"]["security"] == [{name: []} for name in schemes]
+    assert "security" not in document["paths"]["/healthz"]["get"]
+
+
 @pytest.mark.parametrize("headers", [{}, {"x-api-key": "wrong"}, {"authorization": "Bearer wrong"}])
 @pytest.mark.parametrize(
     ("method", "path"),
