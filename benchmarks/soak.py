@@ -89,7 +89,8 @@ def _soak(service: Running, folder: Path, pictures: Path, seconds: float) -> lis
         )
 
     load(5, 64)
-    rate = LOAD * len(load(10, 64)) / 10
+    capacity = len(load(10, 64)) / 10
+    rate = LOAD * capacity
     at_rest = _at_rest(root, service)
     counted = counts_of(service)
     versions = next((service.scratch / "models").glob("*/1"))
@@ -97,6 +98,8 @@ def _soak(service: Running, folder: Path, pictures: Path, seconds: float) -> lis
     with Watch(root, every=max(1, seconds / 600)) as watch, _Beside(mischief, pause=max(1, seconds / 180)):
         sent = load(seconds, rate=rate)
     after = _at_rest(root, service, at_rest.files)
+    counts = counts_of(service) - counted
+    capacity_after = len(load(10, 64)) / 10
     times = [each.seconds for each in watch.looks]
     return [
         verdicts.load_sent(sent, rate, seconds),
@@ -104,12 +107,12 @@ def _soak(service: Running, folder: Path, pictures: Path, seconds: float) -> lis
         verdicts.few_turned_away(sent, seconds),
         verdicts.no_failure(sent),
         verdicts.all_trouble(mischief.done),
-        verdicts.counts_add_up(counts_of(service) - counted, len(sent) + mischief.pictures),
+        verdicts.counts_add_up(counts, len(sent) + mischief.pictures),
         verdicts.no_more("open files at rest", at_rest.files, after.files),
         verdicts.no_more("threads", at_rest.threads, after.threads, POOL),
         verdicts.memory("all processes", times, [each.mib for each in watch.looks], seconds),
         verdicts.memory("the service without its decoders", times, [each.service_mib for each in watch.looks], seconds),
-        verdicts.latency(sent, seconds),
+        verdicts.latency(sent, seconds, capacity, capacity_after),
     ]
 
 

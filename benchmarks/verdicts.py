@@ -113,12 +113,23 @@ def memory(what: str, times: Sequence[float], mib: Sequence[float], seconds: flo
     return Verdict(f"memory of {what} does not grow", seen, line.is_zero(seconds / 3600, GROWN * in_use))
 
 
-def latency(sent: Sequence[Sent], seconds: float) -> Verdict:
-    """Whether answers are as fast at the end as they were at first."""
+def latency(sent: Sequence[Sent], seconds: float, before: float, after: float) -> Verdict:
+    """Whether answers are as fast at the end as they were at first.
+
+    Args:
+        sent: the load.
+        seconds: of it.
+        before: requests a second of a closed loop before the load, told beside the answer, as the machine may have
+            become slower, and at four fifths of what it can do that shows.
+        after: the same after the load.
+    """
     part = min(COMPARED_SECONDS, seconds / 3)
     first = _p99([each.seconds for each in sent if each.status == 200 and each.ended < part])
     last = _p99([each.seconds for each in sent if each.status == 200 and each.ended > seconds - part])
-    seen = f"p99 {1000 * first:.0f} ms in the first {part:.0f} s, {1000 * last:.0f} ms in the last"
+    seen = (
+        f"p99 {1000 * first:.0f} ms in the first {part:.0f} s, {1000 * last:.0f} ms in the last; a closed loop had "
+        f"{before:.0f}/s before and {after:.0f}/s after"
+    )
     if seconds < LATENCY_SECONDS:
         return Verdict("as fast at the end", seen + TOO_SHORT, kept=True)
     return Verdict("as fast at the end", seen, last <= SLOWER * first)

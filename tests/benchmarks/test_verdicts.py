@@ -46,7 +46,7 @@ def test_an_ordinary_load_keeps_to_everything() -> None:
     assert verdicts.good_answered(sent, GOOD, SECONDS).kept
     assert verdicts.few_turned_away(sent, SECONDS).kept
     assert verdicts.no_failure(sent).kept
-    assert verdicts.latency(sent, SECONDS).kept
+    assert verdicts.latency(sent, SECONDS, 100, 100).kept
 
 
 def test_a_load_that_lags_or_is_too_small_was_not_sent() -> None:
@@ -129,12 +129,12 @@ def test_what_happens_before_the_service_is_warm_is_no_growth() -> None:
 
 
 def test_slower_answers_at_the_end_are_seen() -> None:
-    assert verdicts.latency(load(ORDINARY, slower=1.1), SECONDS).kept
-    assert not verdicts.latency(load(ORDINARY, slower=1.3), SECONDS).kept
+    assert verdicts.latency(load(ORDINARY, slower=1.1), SECONDS, 100, 100).kept
+    assert not verdicts.latency(load(ORDINARY, slower=1.3), SECONDS, 100, 100).kept
 
 
 def test_a_short_run_says_that_it_judges_neither_memory_nor_times() -> None:
     short = [each for each in load(ORDINARY, slower=9) if each.ended < 180]
-    for verdict in memory(500, seconds=180), verdicts.latency(short, 180):
+    for verdict in memory(500, seconds=180), verdicts.latency(short, 180, 100, 100):
         assert verdict.kept
         assert "too short to judge" in verdict.seen
