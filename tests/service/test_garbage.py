@@ -6,6 +6,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -71,8 +72,8 @@ def test_a_model_that_is_replaced_leaves_memory_at_once(tmp_path: Path, monkeypa
     sessions: list[weakref.ref[Session]] = []
     init = Session.__init__
 
-    def note(session: Session, *args: object, **options: object) -> None:
-        init(session, *args, **options)  # type: ignore[arg-type]  # handed on as they come
+    def note(session: Session, *args: Any, **options: Any) -> None:
+        init(session, *args, **options)
         sessions.append(weakref.ref(session))
 
     monkeypatch.setattr(Session, "__init__", note)
