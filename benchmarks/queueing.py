@@ -155,7 +155,8 @@ class _Picture:
     came: float
     ran: simpy.Event
     size: float
-    decoded: float = 0.0
+    due: float = 0.0
+    """When it runs even if its batch is not full."""
 
 
 class _Service:
@@ -215,10 +216,7 @@ class _Service:
     def _slot(self) -> Process:
         while True:
             able = self._to_run and self._running < self._setup.cores
-            due = able and (
-                len(self._to_run) >= self._setup.batch_limit
-                or self._env.now - self._to_run[0].decoded >= self._full_batch
-            )
+            due = able and (len(self._to_run) >= self._setup.batch_limit or self._env.now >= self._to_run[0].due)
             gathering = self._to_decode or self._decoding + self._running >= self._setup.cores
             if self._to_decode and not due:
                 picture = self._to_decode.popleft()
@@ -227,7 +225,7 @@ class _Service:
                 yield self._cores.work(picture.size * decode)
                 yield from self._turn(self._loop, self._costs.http, 1 / 3)
                 self._decoding -= 1
-                picture.decoded = self._env.now
+                picture.due = self._env.now + self._full_batch
                 self._to_run.append(picture)
                 self._wake()
             elif due or (able and not gathering):
@@ -248,7 +246,7 @@ class _Service:
                 woken = self._env.event()
                 self._idle.append(woken)
                 if able:
-                    yield woken | self._env.timeout(self._to_run[0].decoded + self._full_batch - self._env.now)
+                    yield woken | self._env.timeout(self._to_run[0].due - self._env.now)
                     if woken in self._idle:
                         self._idle.remove(woken)
                 else:

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
+from typing import TextIO
 from urllib.parse import urlsplit
 
 import uvloop
@@ -84,21 +85,22 @@ class Connections:
         return int(head.split()[1])
 
 
-async def _load(job: StormJob) -> list[Sent]:
+async def _load(job: StormJob, results: TextIO) -> None:
+    """Send, and write a line of JSON for every request: hundreds of thousands that were kept would have the garbage
+    collector stop the load for a tenth of a second and more, which looks like a slow service."""
     parts = urlsplit(job.url)
     assert parts.hostname is not None  # the job's maker gives it
     assert parts.port is not None
     connections = Connections(parts.hostname, parts.port)
     pictures = cycle([file.read_bytes() for file in sorted(job.pictures.iterdir())])
     chance = random.Random(1)  # noqa: S311 - no secret, and the same in every run
-    sent: list[Sent] = []
     begin = time.perf_counter()
 
     async def ask(deadline: int | None, patience: float | None) -> None:
         started = time.perf_counter()
         status = await connections.ask(_request(parts.netloc, parts.path, next(pictures), deadline), patience)
         ended = time.perf_counter()
-        sent.append(Sent(status=status, seconds=ended - started, ended=ended - begin))
+        results.write(Sent(status=status, seconds=ended - started, ended=ended - begin).model_dump_json() + "\n")
 
     async def client() -> None:
         while time.perf_counter() - begin < job.seconds:
@@ -111,7 +113,6 @@ async def _load(job: StormJob) -> list[Sent]:
             await asyncio.sleep(begin + due - time.perf_counter())
             patience = chance.uniform(0, PATIENCE_SECONDS) if chance.random() < job.hang_up else None
             group.create_task(ask(chance.choice(job.deadlines_ms), patience))
-    return sent
 
 
 def _times(job: StormJob, chance: random.Random) -> Iterator[float]:
@@ -130,10 +131,10 @@ def _request(host: str, path: str, jpeg: bytes, deadline: int | None) -> bytes:
 
 
 def main(job_file: str, results: str) -> None:
-    """Read the job, send its load, write a line of JSON for every request."""
+    """Read the job, send its load, say what became of it."""
     job = StormJob.model_validate_json(Path(job_file).read_text("utf-8"))
-    sent = uvloop.run(_load(job))
-    Path(results).write_text("\n".join(each.model_dump_json() for each in sent), "utf-8")
+    with Path(results).open("w", encoding="utf-8") as file:
+        uvloop.run(_load(job, file))
 
 
 if __name__ == "__main__":

@@ -126,9 +126,14 @@ def latency(sent: Sequence[Sent], seconds: float, before: float, after: float) -
     part = min(COMPARED_SECONDS, seconds / 3)
     first = _p99([each.seconds for each in sent if each.status == 200 and each.ended < part])
     last = _p99([each.seconds for each in sent if each.status == 200 and each.ended > seconds - part])
+    sixths = [
+        [each.seconds for each in sent if each.status == 200 and number <= 6 * each.ended / seconds < number + 1]
+        for number in range(6)
+    ]
+    between = ", ".join(f"{1000 * _p99(each):.0f}" for each in sixths if len(each) > 1)
     seen = (
-        f"p99 {1000 * first:.0f} ms in the first {part:.0f} s, {1000 * last:.0f} ms in the last; a closed loop had "
-        f"{before:.0f}/s before and {after:.0f}/s after"
+        f"p99 {1000 * first:.0f} ms in the first {part:.0f} s, {1000 * last:.0f} ms in the last (sixths of the run: "
+        f"{between}); a closed loop had {before:.0f}/s before and {after:.0f}/s after"
     )
     if seconds < LATENCY_SECONDS:
         return Verdict("as fast at the end", seen + TOO_SHORT, kept=True)

@@ -4,6 +4,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -18,14 +19,16 @@ from rich.table import Table
 from rich.text import Text
 
 from offline.errors import OfflineError
-from offline.listing import STANDARD_INPUT, files_of
+from offline.listing import STANDARD_INPUT
 from offline.model import open_model
 from offline.outputs import Before, open_output, record_of
 from offline.progress import console, shown_progress
 from offline.remote import Service
-from offline.rows import Row, row_of, shown
+from offline.rows import Row, row_of
 from offline.scoring import score
+from offline.sources import Source, is_parquet, source_of
 from offline.stopping import stopping
+from service.body import MEBIBYTE
 from service.query import ClassifyQuery
 from service.settings import Settings
 
@@ -39,7 +42,10 @@ A_FEW = 20
 def classify_command(
     paths: Annotated[
         list[str],
-        typer.Argument(help="Files, folders (all pictures in them), patterns, or - for a list on standard input."),
+        typer.Argument(
+            help="Files, folders (all pictures in them), patterns, or - for a list on standard input. Or one URL of a "
+            "folder in an object store, or one .parquet file or folder with columns path and bytes."
+        ),
     ],
     model: Annotated[
         str | None,
@@ -64,8 +70,7 @@ def classify_command(
         bool,
         typer.Option(
             "--ray",
-            help="Work on the Ray cluster that RAY_ADDRESS names, else on a new one on this machine. Takes URLs of "
-            "folders in object stores, and .parquet files with columns path and bytes, too.",
+            help="Work on the Ray cluster that RAY_ADDRESS names, else on a new one on this machine.",
         ),
     ] = False,
     models: Annotated[Path | None, typer.Option(help="Model repository.  [default: STRIPMLP_MODELS]")] = None,
@@ -91,8 +96,9 @@ def classify_command(
             if file is not None:
                 sink, before = open_output(file, top_k, resume=resume)
                 opened.enter_context(sink)
-            files = (path for path in files_of(paths, null=null) if shown(path) not in before.done)
-            rows = opened.enter_context(closing(classify(files)))
+            source = source_of(paths, settings.max_image_mb * MEBIBYTE, null=null)
+            to_do = replace(source, pictures=(each for each in source.pictures if each.name not in before.done))
+            rows = opened.enter_context(closing(classify(to_do)))
             total = partial(_count, paths, before)
             seen = _counted(shown_progress(stop.before_end(rows), "classifying", total), before, counted)
             if sink is None:
@@ -161,26 +167,26 @@ def fail(error: OfflineError) -> NoReturn:
 @contextmanager
 def _classifier(
     url: str | None, model: str | None, top_k: int, concurrency: int, tries: int, settings: Settings
-) -> Iterator[Callable[[Iterable[Path]], Generator[Row]]]:
-    """What makes rows of files."""
+) -> Iterator[Callable[[Source], Generator[Row]]]:
+    """What makes rows of pictures."""
     if url is None:
         opened = open_model(model, settings)
-        yield lambda paths: (
-            row_of(shown(scored.path), scored.result, opened, top_k) for scored in score(opened, paths)
-        )
+        yield lambda source: (row_of(scored.name, scored.result, opened, top_k) for scored in score(opened, source))
         return
     name, _, version = (model or "").partition(":")
     try:
         query = ClassifyQuery.model_validate({"model": name or None, "version": version or None, "top_k": top_k})
     except ValidationError as error:
         raise OfflineError(f"--model is '{model}', but has to be a name, or name:version") from error
-    with Service(url, query, settings, concurrency, tries) as service:
+    with Service(url, query, concurrency, tries) as service:
         yield service.classify
 
 
 def _count(paths: Sequence[str], before: Before) -> int | None:
-    """How many pictures there are to do, unless they come on standard input."""
-    return None if STANDARD_INPUT in paths else sum(shown(path) not in before.done for path in files_of(paths))
+    """How many pictures there are to do, unless they come on standard input, or would have to be read for it."""
+    if STANDARD_INPUT in paths or is_parquet(paths):
+        return None
+    return sum(picture.name not in before.done for picture in source_of(paths, 0).pictures)
 
 
 def _counted(rows: Iterable[Row], before: Before, counted: Counter[str]) -> Iterator[Row]:

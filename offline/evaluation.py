@@ -12,6 +12,8 @@ from offline.measures import Measures, Mistake
 from offline.model import Model
 from offline.rows import shown
 from offline.scoring import ScoredPicture, score
+from offline.sources import of_files
+from service.body import MEBIBYTE
 from service.errors import ServiceError
 
 WORST_PAIRS = 10
@@ -131,7 +133,7 @@ def evaluate(name: str, folder: LabelledFolder, model: Model, against: Model | N
     comparison = Comparison()
     unclassified = []
     paths = [picture.path for picture in folder.pictures]
-    scored = zip(*(score(one, paths) for one in models), strict=True)
+    scored = zip(*(score(one, of_files(paths, one.settings.max_image_mb * MEBIBYTE)) for one in models), strict=True)
     for picture, results in zip(folder.pictures, each(scored), strict=True):
         path = shown(picture.path)
         failed = next((one.result for one in results if isinstance(one.result, ServiceError)), None)

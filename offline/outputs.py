@@ -37,6 +37,10 @@ SCHEMA = arrow.schema(
 )
 
 
+Kind = tuple[str, int, int]
+"""Of rows: model, version and number of classes."""
+
+
 class Output(Protocol):
     """A file of rows that is open; valid as soon as it is left, whatever has happened."""
 
@@ -56,8 +60,8 @@ class Before:
 
     done: set[str] = field(default_factory=set)
     """Paths of its rows."""
-    kind: tuple[str, int, int] | None = None
-    """Model, version and number of classes of its rows; None if none tells."""
+    kind: Kind | None = None
+    """Of its rows; None if none tells."""
 
     def add(self, row: Row) -> None:
         """It holds this row."""
@@ -66,7 +70,10 @@ class Before:
 
     def require_same(self, row: Row) -> None:
         """Raise OfflineError if the row is another model's, or of another number of classes."""
-        kind = _kind(row)
+        self.require(_kind(row))
+
+    def require(self, kind: Kind | None) -> None:
+        """Raise OfflineError if its rows are of another kind; None: that does not tell."""
         if self.kind is not None and kind is not None and kind != self.kind:
             raise OfflineError(
                 f"the output holds {self.kind[2]} classes a picture by {self.kind[0]} version {self.kind[1]}, these "
@@ -74,7 +81,7 @@ class Before:
             )
 
 
-def _kind(row: Row) -> tuple[str, int, int] | None:
+def _kind(row: Row) -> Kind | None:
     return (row.model, row.version, len(row.predictions)) if row.predictions else None
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from offline.measures import BINS, Measures
-from offline.scoring import read_file
+from offline.sources import read_file
 from service.body import MEBIBYTE
 from service.decoding import decode
 from service.errors import BadPicture

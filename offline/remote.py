@@ -1,22 +1,21 @@
 """Pictures sent to a running service instead of being classified here."""
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import httpx
 from httpx_retries import Retry, RetryTransport
 
 from offline.errors import OfflineError
-from offline.rows import Row, shown
-from offline.scoring import in_order, in_parts, read_file
+from offline.rows import Row
+from offline.scoring import in_order, in_parts
+from offline.sources import Picture, Read, Source
 from service.answers import PictureError, Prediction
-from service.body import FILES_FIELD, MEBIBYTE
+from service.body import FILES_FIELD
 from service.endpoint import CLASSIFY_PATH
 from service.errors import BadPicture
 from service.query import ClassifyQuery
-from service.settings import Settings
 
 PICTURES_PER_REQUEST = 8
 """Enough to fill batches with a few requests, few enough to stay below a service's limits."""
@@ -37,12 +36,11 @@ class Service:
     Args:
         url: its address.
         query: model, version and number of classes that are asked for.
-        settings: the limit on a file's size.
         concurrency: most requests at a time.
         tries: of a request that finds no room, or no service.
     """
 
-    def __init__(self, url: str, query: ClassifyQuery, settings: Settings, concurrency: int, tries: int) -> None:
+    def __init__(self, url: str, query: ClassifyQuery, concurrency: int, tries: int) -> None:
         # Retry-After is obeyed; connections that fail are tried again after a pause that doubles.
         retry = Retry(tries - 1, ["POST"], [429, 503], backoff_factor=0.25, max_backoff_wait=LONGEST_PAUSE)
         limits = httpx.Limits(max_connections=concurrency)
@@ -50,7 +48,6 @@ class Service:
             base_url=url, timeout=TIMEOUT, transport=RetryTransport(httpx.HTTPTransport(limits=limits), retry)
         )
         self._query = query.model_dump(exclude_none=True)
-        self._most_bytes = settings.max_image_mb * MEBIBYTE
         self._concurrency = concurrency
 
     def __enter__(self) -> "Service":
@@ -59,27 +56,28 @@ class Service:
     def __exit__(self, *_: object) -> None:
         self._client.close()
 
-    def classify(self, paths: Iterable[Path]) -> Generator[Row]:
-        """A row for every file, in order.
+    def classify(self, source: Source) -> Generator[Row]:
+        """A row for every picture, in order.
 
         Raises:
             OfflineError: the service cannot be reached, or knows no such model.
         """
-        for rows in in_order(self._classify, in_parts(paths, PICTURES_PER_REQUEST), self._concurrency):
+        parts = in_parts(source.pictures, PICTURES_PER_REQUEST)
+        for rows in in_order(partial(self._classify, source.read), parts, self._concurrency):
             yield from rows
 
-    def _classify(self, paths: Sequence[Path]) -> list[Row]:
-        rows: dict[Path, Row] = {}
-        readable: dict[Path, bytes] = {}
-        for path in paths:
+    def _classify(self, read: Read, pictures: Sequence[Picture]) -> list[Row]:
+        rows: dict[Picture, Row] = {}
+        readable: dict[Picture, bytes] = {}
+        for picture in pictures:
             try:
-                readable[path] = read_file(path, self._most_bytes)
+                readable[picture] = read(picture.where)
             except BadPicture as error:
-                rows[path] = self._failed(path, error.code, str(error))
+                rows[picture] = self._failed(picture, error.code, str(error))
         rows |= self._ask(readable)
-        return [rows[path] for path in paths]
+        return [rows[picture] for picture in pictures]
 
-    def _ask(self, pictures: dict[Path, bytes]) -> dict[Path, Row]:
+    def _ask(self, pictures: dict[Picture, bytes]) -> dict[Picture, Row]:
         if not pictures:
             return {}
         # The service has no use for the names, and they may be of no encoding.
@@ -94,17 +92,17 @@ class Service:
         if response.status_code in HOPELESS:
             raise OfflineError(f"{self._client.base_url}: {answer['detail']}")
         if response.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE and len(pictures) > 1:
-            alone = [self._ask({path: data}) for path, data in pictures.items()]
-            return {path: row for rows in alone for path, row in rows.items()}
-        return {path: self._failed(path, answer["code"], answer["detail"]) for path in pictures}
+            alone = [self._ask({picture: data}) for picture, data in pictures.items()]
+            return {picture: row for rows in alone for picture, row in rows.items()}
+        return {picture: self._failed(picture, answer["code"], answer["detail"]) for picture in pictures}
 
-    def _row(self, model: dict[str, Any], path: Path, result: dict[str, Any]) -> tuple[Path, Row]:
+    def _row(self, model: dict[str, Any], picture: Picture, result: dict[str, Any]) -> tuple[Picture, Row]:
         if "error" in result:
             error = PictureError(**result["error"])
-            return path, Row(shown(path), model["name"], model["version"], error=error)
+            return picture, Row(picture.name, model["name"], model["version"], error=error)
         predictions = tuple(Prediction(**each) for each in result["predictions"])
-        return path, Row(shown(path), model["name"], model["version"], predictions)
+        return picture, Row(picture.name, model["name"], model["version"], predictions)
 
-    def _failed(self, path: Path, code: str, message: str) -> Row:
-        name, version = self._query.get("model", ""), self._query.get("version", 0)
-        return Row(shown(path), name, version, error=PictureError(code=code, message=message))
+    def _failed(self, picture: Picture, code: str, message: str) -> Row:
+        model, version = self._query.get("model", ""), self._query.get("version", 0)
+        return Row(picture.name, model, version, error=PictureError(code=code, message=message))

@@ -1,4 +1,4 @@
-"""From files to scores, in order, for any number of files."""
+"""From pictures to scores, in order, for any number of them."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -6,15 +6,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from pathlib import Path
-from stat import S_ISREG
 from typing import TypeVar
 
-from offline.errors import UnreadableFile
 from offline.model import Model
+from offline.sources import Picture, Read, Source
 from service.artifact import Preprocessing
-from service.body import MEBIBYTE
-from service.errors import BadPicture, PictureTooLarge
+from service.errors import BadPicture
 from service.pixels import read_pixels
 from service.preprocessing import Pixels
 from service.running import classify_batch, padded
@@ -32,20 +29,20 @@ AHEAD = 2
 
 @dataclass(frozen=True)
 class ScoredPicture:
-    """A file, and what the model says of it, or why it says nothing."""
+    """A picture's name, and what the model says of it, or why it says nothing."""
 
-    path: Path
+    name: str
     result: Result
 
 
-def score(model: Model, paths: Iterable[Path]) -> Generator[ScoredPicture]:
-    """Classify files in order, with bounded look-ahead: there may be any number of them.
+def score(model: Model, source: Source) -> Generator[ScoredPicture]:
+    """Classify pictures in order, with bounded look-ahead: there may be any number of them.
 
     Every thread reads and decodes as many as make a batch, and runs them: so decoding and inference share the cores
     without waiting for each other.
     """
     threads = model.settings.decode_threads or model.settings.cores + 1
-    for part in in_order(partial(_score, model), in_parts(paths, model.batch_limit), threads):
+    for part in in_order(partial(_score, model, source.read), in_parts(source.pictures, model.batch_limit), threads):
         yield from part
 
 
@@ -71,18 +68,16 @@ def in_order(make: Callable[[Part], Made], parts: Iterable[Part], threads: int) 
         pool.shutdown(cancel_futures=True)
 
 
-def _score(model: Model, paths: Sequence[Path]) -> list[ScoredPicture]:
-    limit = model.settings.max_image_mb * MEBIBYTE
-    pictures = [
-        decoded(partial(read_file, path, limit), model.artifact.preprocessing, model.settings) for path in paths
-    ]
-    return [ScoredPicture(path, result) for path, result in zip(paths, results_of(model, pictures), strict=True)]
+def _score(model: Model, read: Read, pictures: Sequence[Picture]) -> list[ScoredPicture]:
+    pixels = [decoded(read, picture.where, model.artifact.preprocessing, model.settings) for picture in pictures]
+    results = results_of(model, pixels)
+    return [ScoredPicture(picture.name, result) for picture, result in zip(pictures, results, strict=True)]
 
 
-def decoded(read: Callable[[], bytes], preprocessing: Preprocessing, settings: Settings) -> Pixels | BadPicture:
-    """Pixels, uint8 (size, size, 3), of the encoded picture that `read` returns, or the error that either raises."""
+def decoded(read: Read, where: bytes, preprocessing: Preprocessing, settings: Settings) -> Pixels | BadPicture:
+    """Pixels, uint8 (size, size, 3), of the picture that `read` finds there, or the error that either raises."""
     try:
-        return read_pixels(read(), preprocessing, max_pixels=settings.max_pixels, exact=settings.exact_decode)
+        return read_pixels(read(where), preprocessing, max_pixels=settings.max_pixels, exact=settings.exact_decode)
     except BadPicture as error:
         return error
 
@@ -101,21 +96,3 @@ def results_of(model: Model, pictures: Sequence[Pixels | BadPicture]) -> list[Re
 def _run_padded(model: Model, pixels: Pixels) -> Scores:
     """Run uint8 (batch, size, size, 3), filled up where the model's device wants it; there may be more scores then."""
     return model.opened.session.run(pixels if model.opened.sizes is None else padded(pixels, model.opened.sizes))
-
-
-def read_file(path: Path, limit: int) -> bytes:
-    """A file's content.
-
-    Raises:
-        UnreadableFile: it is missing, may not be read, or is no regular file, which could keep us waiting for ever.
-        PictureTooLarge: it has more bytes than `limit`.
-    """
-    try:
-        status = path.stat()
-        if not S_ISREG(status.st_mode):
-            raise UnreadableFile("not a regular file")
-        if status.st_size > limit:
-            raise PictureTooLarge(f"the picture has {status.st_size} bytes, {limit} are allowed")
-        return path.read_bytes()
-    except (OSError, ValueError) as error:  # a name with a null character is the latter
-        raise UnreadableFile(f"the file cannot be read: {getattr(error, 'strerror', None) or error}") from error

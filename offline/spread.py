@@ -4,9 +4,8 @@ Ray Data moves the pictures, keeps memory bounded and starts failed work anew; h
 """
 
 import logging
-import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,16 +22,15 @@ from ray.exceptions import RayError
 
 from cluster.joining import join
 from cluster.settings import absolute
-from offline.errors import OfflineError, UnreadableFile
-from offline.listing import extensions, files_of
+from offline.errors import OfflineError
 from offline.model import open_model
 from offline.outputs import SCHEMA, Before, columns_of, row_of_columns
 from offline.progress import console
-from offline.rows import row_of, shown
-from offline.scoring import decoded, read_file, results_of
+from offline.rows import row_of
+from offline.scoring import decoded, results_of
+from offline.sources import BYTES, PATH, Read, from_row, is_parquet, opened, parquet_of, source_of
 from service.artifact import Preprocessing
 from service.body import MEBIBYTE
-from service.errors import PictureTooLarge
 from service.settings import Settings
 
 ROWS_A_BLOCK = 1000
@@ -45,17 +43,11 @@ HALF = 0.5
 """Of a core, as Ray counts them, for a decode and for a session on the CPU: each core has one of either, and how it is
 divided is the operating system's business."""
 
-PATH, BYTES = "path", "bytes"
-"""Columns of a Parquet file of pictures."""
-
 PICTURE = "picture"
 """Column of what `decode` has made of the bytes."""
 
 Batch = dict[str, Any]
 """Columns as NumPy arrays."""
-
-Read = Callable[[bytes], bytes]
-"""Gives an encoded picture; may raise BadPicture."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +64,7 @@ def classify_on_ray(sources: Sequence[str], output: str, job: Job, *, resume: bo
     """Classify on the cluster that RAY_ADDRESS names, else on one that is started on this machine.
 
     Args:
-        sources: as for `files_of`, seen by every node; or one folder in an object store, by its URL; or one `.parquet`
-            file or folder, or its URL, with columns `path` and `bytes`.
+        sources: as for `source_of`, seen by every node.
         output: a folder or its URL, for Parquet files with columns as `outputs.SCHEMA` has them.
         job: the model, and how many classes.
         resume: leave out what the output holds.
@@ -91,12 +82,13 @@ def classify_on_ray(sources: Sequence[str], output: str, job: Job, *, resume: bo
     model = open_model(job.model, job.settings.model_copy(update={"max_batch": 1}))
     try:
         before = _prepare(output, resume=resume, overwrite=overwrite)
+        before.require((model.name, model.version, min(job.top_k, len(model.artifact.labels))))
         if not ray.is_initialized():
             join(None)
         if not console.is_terminal:  # where bars would become lines
             logging.getLogger("ray.data").setLevel(logging.WARNING)
         _run(sources, output, job, before, model.artifact.preprocessing)
-        store, folder = _opened(output)
+        store, folder = opened(output)
         codes = datasets.dataset(_files(store, folder), SCHEMA, filesystem=store).to_table(["error_code"])
     except (RayError, arrow.ArrowException, OSError, ValueError, KeyError) as error:
         raise OfflineError(f"the work on the cluster failed; --resume goes on: {error}") from error
@@ -105,7 +97,7 @@ def classify_on_ray(sources: Sequence[str], output: str, job: Job, *, resume: bo
 
 def _run(sources: Sequence[str], output: str, job: Job, before: Before, preprocessing: Preprocessing) -> None:
     pictures, read = _pictures(sources, before, job.settings)
-    store, folder = _opened(output)
+    store, folder = opened(output)
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call] # Ray's has no types
     gpus = int(resources.get("GPU", 0))
     pictures.map_batches(
@@ -114,7 +106,7 @@ def _run(sources: Sequence[str], output: str, job: Job, before: Before, preproce
         num_cpus=HALF,
     ).map_batches(
         Sessions,
-        fn_constructor_args=(job, Before(kind=before.kind)),
+        fn_constructor_args=(job,),
         batch_size=BATCH,
         compute=ray.data.ActorPoolStrategy(size=gpus or int(resources["CPU"])),
         num_cpus=0 if gpus else HALF,
@@ -125,7 +117,7 @@ def _run(sources: Sequence[str], output: str, job: Job, before: Before, preproce
 def _prepare(output: str, *, resume: bool, overwrite: bool) -> Before:
     """What the output holds that is kept. Files that were cut off are removed, as nobody can read them."""
     before = Before()
-    store, folder = _opened(output)
+    store, folder = opened(output)
     store.create_dir(folder)
     for name in _files(store, folder):
         if not (resume or overwrite):
@@ -146,28 +138,15 @@ def _prepare(output: str, *, resume: bool, overwrite: bool) -> Before:
 def _pictures(sources: Sequence[str], before: Before, settings: Settings) -> tuple[ray.data.Dataset, Read]:
     """Rows of a picture's path and of what tells where its bytes are, and how to read those."""
     limit = settings.max_image_mb * MEBIBYTE
-    source = sources[0]
-    if len(sources) == 1 and source.endswith(".parquet"):
-        store, folder = _opened(source)
-        if missing := {PATH, BYTES} - set(datasets.dataset(folder, filesystem=store, format="parquet").schema.names):
-            raise OfflineError(f"{source} has no column {' and no '.join(sorted(missing))}")
-        pictures = ray.data.read_parquet(folder, filesystem=store, columns=[PATH, BYTES])
+    if is_parquet(sources):
+        found = parquet_of(sources[0])
+        rows = ray.data.read_parquet(found.files, filesystem=found.filesystem, columns=[PATH, BYTES])
         if before.done:
-            pictures = pictures.filter(expr=col(PATH).not_in(sorted(before.done)))
-        return pictures, partial(_within, limit=limit)
-    if len(sources) == 1 and "://" in source:
-        store, folder = _opened(source)
-        found = store.get_file_info(fs.FileSelector(folder, recursive=True))
-        paths = [each.path for each in found if Path(each.path).suffix.lower() in extensions()]
-        names = [f"{source.partition('://')[0]}://{path}" for path in paths]
-        where = [path.encode() for path in paths]
-        read = partial(_from_store, store=store, limit=limit)
-    else:
-        files = list(files_of(sources))
-        names, where = [shown(path) for path in files], [os.fsencode(path.absolute()) for path in files]
-        read = partial(_from_file, limit=limit)
-    rows = [{PATH: name, BYTES: place} for name, place in zip(names, where, strict=True) if name not in before.done]
-    return ray.data.from_items(rows, override_num_blocks=1 + len(rows) // ROWS_A_BLOCK), read
+            rows = rows.filter(expr=col(PATH).not_in(sorted(before.done)))
+        return rows, partial(from_row, limit=limit)
+    source = source_of(sources, limit)
+    to_do = [{PATH: each.name, BYTES: each.where} for each in source.pictures if each.name not in before.done]
+    return ray.data.from_items(to_do, override_num_blocks=1 + len(to_do) // ROWS_A_BLOCK), source.read
 
 
 def decode(batch: Batch, *, read: Read, preprocessing: Preprocessing, settings: Settings) -> arrow.Table:
@@ -179,7 +158,7 @@ def decode(batch: Batch, *, read: Read, preprocessing: Preprocessing, settings: 
         preprocessing: the model's.
         settings: limits.
     """
-    pictures = [decoded(partial(read, where), preprocessing, settings) for where in batch[BYTES]]
+    pictures = [decoded(read, where, preprocessing, settings) for where in batch[BYTES]]
     # Always as objects: Ray joins no batch that became a tensor with one that holds an error.
     return arrow.table({PATH: batch[PATH], PICTURE: ArrowPythonObjectArray.from_objects(pictures)})
 
@@ -189,13 +168,11 @@ class Sessions:
 
     Args:
         job: which model.
-        before: whose rows the output holds.
     """
 
-    def __init__(self, job: Job, before: Before) -> None:
+    def __init__(self, job: Job) -> None:
         self._model = open_model(job.model, job.settings.model_copy(update={"instances": 1}))
         self._top_k = job.top_k
-        self._before = before
 
     def __call__(self, batch: Batch) -> arrow.Table:
         """Rows of what `decode` has made."""
@@ -204,40 +181,7 @@ class Sessions:
             row_of(path, result, self._model, self._top_k)
             for path, result in zip(map(str, batch[PATH]), results, strict=True)
         ]
-        for row in rows:
-            self._before.require_same(row)
         return arrow.Table.from_pylist([columns_of(row) for row in rows], SCHEMA)
-
-
-def _within(data: bytes | None, limit: int) -> bytes:
-    if data is None:  # an empty cell
-        raise UnreadableFile("the row holds no picture")
-    if len(data) > limit:
-        raise PictureTooLarge(f"the picture has {len(data)} bytes, {limit} are allowed")
-    return data
-
-
-def _from_file(path: bytes, limit: int) -> bytes:
-    return read_file(Path(os.fsdecode(path)), limit)
-
-
-def _from_store(path: bytes, store: fs.FileSystem, limit: int) -> bytes:
-    try:
-        with store.open_input_file(path.decode()) as file:
-            return _within(file.read(limit + 1), limit)
-    except OSError as error:
-        raise UnreadableFile(f"the file cannot be read: {error}") from error
-
-
-def _opened(folder: str) -> tuple[fs.FileSystem, str]:
-    """A folder's file system and its path there."""
-    try:
-        opened: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(
-            folder if "://" in folder else str(Path(folder).absolute())
-        )
-    except (OSError, ValueError) as error:
-        raise OfflineError(f"{folder} cannot be opened: {error}") from error
-    return opened
 
 
 def _files(store: fs.FileSystem, folder: str) -> list[str]:
