@@ -103,14 +103,17 @@ def memory(what: str, times: Sequence[float], mib: Sequence[float], seconds: flo
     warm = max(WARM_SHARE * seconds, WARM_LEAST)
     later = [(when, value) for when, value in zip(times, mib, strict=True) if when > warm]
     line = slope([when for when, _ in later], [value for _, value in later])
-    in_use = mean(value for _, value in later)
+    values = [value for _, value in later]
+    half = len(values) // 2
     seen = (
         f"{mib[0]:.0f} MiB at first, {max(mib):.0f} at most, {mib[-1]:.0f} at last; "
-        f"{line.per_hour:+.1f} MiB an hour after warm-up, 95 % within {line.low:+.1f} and {line.high:+.1f}"
+        f"after warm-up {', '.join(f'{value:.0f}' for value in line.least)} at least, {line.per_hour:+.1f} MiB an hour, "
+        f"95 % within {line.low:+.1f} and {line.high:+.1f}; mean of the halves {mean(values[:half]):.0f} and "
+        f"{mean(values[half:]):.0f}"
     )
     if seconds < LONG_SECONDS:
         return Verdict(f"memory of {what}", seen + TOO_SHORT, kept=True)
-    return Verdict(f"memory of {what} does not grow", seen, line.is_zero(seconds / 3600, GROWN * in_use))
+    return Verdict(f"memory of {what} does not grow", seen, line.is_zero(seconds / 3600, GROWN * mean(line.least)))
 
 
 def latency(sent: Sequence[Sent], seconds: float, before: float, after: float) -> Verdict:

@@ -38,6 +38,15 @@ def test_what_stands_still_or_falls_is_zero(per_hour: float) -> None:
     assert found.is_zero(0.5, allowed=60)
 
 
+def test_what_comes_and_goes_is_no_growth_even_if_it_stays_longer_each_time() -> None:
+    def loading(seconds: float) -> float:
+        return 85 if seconds % 75 < 10 + seconds / 60 else 0
+
+    found = slope(*series(lambda seconds: 200 + loading(seconds)))
+
+    assert (found.per_hour, found.low, found.high) == pytest.approx((0, 0, 0))
+
+
 def test_what_is_hardly_known_is_not_zero() -> None:
     found = slope(*series(lambda seconds: 300 + 200 * math.sin(seconds / 200)))
 

@@ -106,9 +106,9 @@ def test_some_more_may_be_allowed() -> None:
 
 
 def memory(per_hour: float, seconds: float = SECONDS, swing: float = 10) -> verdicts.Verdict:
-    """The verdict on 300 MiB that go up and down every 20 looks, and grow by this much."""
+    """The verdict on 300 MiB that go up and down every five minutes, and grow by this much."""
     times = [3.0 * number for number in range(int(seconds / 3))]
-    mib = [300 + per_hour * when / 3600 + swing * (number // 10 % 2) for number, when in enumerate(times)]
+    mib = [300 + per_hour * when / 3600 + swing * (number // 50 % 2) for number, when in enumerate(times)]
     return verdicts.memory("it", times, mib, seconds)
 
 
