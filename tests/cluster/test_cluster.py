@@ -147,9 +147,7 @@ def test_another_port_is_refused_where_ray_serve_listens(cluster: TwoNodes, clie
     assert client.get("/readyz").status_code == 200
 
 
-def test_ray_starts_more_replicas_under_load_and_they_end_without_harm(
-    cluster: TwoNodes, client: httpx.Client
-) -> None:
+def test_ray_starts_more_replicas_under_load_and_they_end_without_harm(cluster: TwoNodes, client: httpx.Client) -> None:
     assert cluster.deploy(replicas=1, max_replicas=3, ongoing_requests=1) is None
     with load(client) as sent:
         await_true(running(cluster, 3, nodes=2), PATIENCE)
