@@ -6,7 +6,7 @@ from statistics import linear_regression, mean
 
 BLOCKS = 10
 """A series is cut into so many, and the line goes through the least of each. What grows without end is in the least,
-too; what comes and goes, as a second model does while it is loaded beside the first, is not, however long that takes."""
+too; what comes and goes, as a second model does while it is loaded beside the first, is not, however long it stays."""
 
 T_95 = 2.306
 """Student's t for 95 % and `BLOCKS` - 2 degrees of freedom."""

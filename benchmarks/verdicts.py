@@ -107,7 +107,8 @@ def memory(what: str, times: Sequence[float], mib: Sequence[float], seconds: flo
     half = len(values) // 2
     least = ", ".join(f"{value:.0f}" for value in line.least)
     seen = (
-        f"{mib[0]:.0f} MiB at first, {max(mib):.0f} at most, {mib[-1]:.0f} at last; after warm-up {least} at least, {line.per_hour:+.1f} MiB an hour, "
+        f"{mib[0]:.0f} MiB at first, {max(mib):.0f} at most, {mib[-1]:.0f} at last; after warm-up {least} at "
+        f"least, {line.per_hour:+.1f} MiB an hour, "
         f"95 % within {line.low:+.1f} and {line.high:+.1f}; mean of the halves {mean(values[:half]):.0f} and "
         f"{mean(values[half:]):.0f}"
     )
