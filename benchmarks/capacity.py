@@ -7,10 +7,9 @@ of other loads, and each of them is then sent.
 import resource
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, median
-from time import process_time
 from typing import Annotated
 
 import httpx
@@ -19,7 +18,6 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.__main__ import BUNDLED
-from benchmarks.bare import service_decode
 from benchmarks.growth import service_process
 from benchmarks.model import ModelFile
 from benchmarks.pictures import write_pictures
@@ -30,7 +28,6 @@ from benchmarks.serving import Running, running
 from benchmarks.storm import run_load
 from benchmarks.storm_load import Sent, StormJob
 from service.answers import ModelsAnswer
-from service.artifact import Preprocessing
 from service.cpus import usable_cpus
 
 SHARES = (0.3, 0.5, 0.7, 0.8, 1.3, 2.0)
@@ -41,9 +38,7 @@ DEADLINE_MS = 1000
 CLIENTS = 64
 
 QUIET = 0.1
-"""Share of the rate of a closed loop at which threads sleep before nearly every request."""
-
-TRIES = 5
+"""Share of the rate of a closed loop at which cores rest before nearly every request, and requests seldom meet."""
 
 ANSWERED, REFUSED, LATE = 200, 429, 504
 
@@ -63,9 +58,6 @@ def main(
         write_pictures(pictures, size, None)
         sample = next(pictures.iterdir()).read_bytes()
         with running(SERVERS[OURS], Path(sys.prefix), ModelFile.read(model), cores, sample) as service:
-            busy = StormJob(url=service.url, pictures=pictures, seconds=5, clients=CLIENTS)
-            run_load(busy, Path(folder))
-            costs, limit, capacity = _measure(service, busy.model_copy(update={"seconds": seconds}), Path(folder))
             job = StormJob(
                 url=service.url,
                 pictures=pictures,
@@ -74,6 +66,8 @@ def main(
                 deadlines_ms=(DEADLINE_MS,),
                 hang_up=0,
             )
+            run_load(job.model_copy(update={"clients": CLIENTS}), Path(folder))
+            costs, limit, capacity = _measure(service, job, Path(folder), cores)
             for _ in range(rounds):
                 for share in SHARES:
                     sent = run_load(job.model_copy(update={"rate": share * capacity}), Path(folder))
@@ -112,33 +106,31 @@ def _told(costs: Costs, limit: int, cores: int, capacity: float) -> str:
     return f"CPU ms: {told}; {capacity:.0f}/s in a closed loop, {cores / costs.each(limit):.0f}/s by these costs"
 
 
-def _measure(service: Running, job: StormJob, folder: Path) -> tuple[Costs, int, float]:
+def _measure(service: Running, job: StormJob, folder: Path, cores: int) -> tuple[Costs, int, float]:
     """CPU time of each step, the batch limit, and pictures a second in a closed loop."""
     (served,) = ModelsAnswer.model_validate(_get(service, "/models")).models
     limit, curve = served.batch_limit, served.batch_curve
-    busy = _used(job, folder)
-    capacity = busy.pictures / job.seconds
-    quiet = _used(job.model_copy(update={"clients": None, "rate": QUIET * capacity, "at_random": True}), folder)
+    busy = _used(job.model_copy(update={"clients": CLIENTS}), folder)
+    capacity = len(busy.answered) / job.seconds
+    quiet = _used(job.model_copy(update={"rate": QUIET * capacity}), folder)
     full = Costs(FREE, FREE, FREE, curve).run(limit) / limit
-    return (
-        Costs(
-            http=Step(quiet.loop, busy.loop),
-            around_run=Step(max(0, quiet.threads - curve[0].seconds), max(0, busy.threads - full)),
-            decode=Step(quiet.decoders, busy.decoders),
-            curve=curve,
-            client=Step(quiet.client, busy.client),
-            sizes=_sizes(job.pictures, served.artifact.preprocessing),
-        ),
-        limit,
-        capacity,
+    costs = Costs(
+        http=Step(quiet.loop, busy.loop),
+        around_run=Step(max(0, quiet.threads - curve[0].seconds), max(0, busy.threads - full)),
+        decode=Step(quiet.decoders, busy.decoders),
+        curve=curve,
+        client=Step(quiet.client, busy.client),
+        variation=[each / mean(quiet.answered) for each in quiet.answered],
     )
+    return replace(costs, used=min(1, capacity * costs.each(limit) / cores)), limit, capacity
 
 
 @dataclass(frozen=True)
 class _Used:
     """CPU seconds for each picture."""
 
-    pictures: int
+    answered: list[float]
+    """Seconds that each took."""
     loop: float
     threads: float
     decoders: float
@@ -155,21 +147,9 @@ def _used(job: StormJob, folder: Path) -> _Used:
         return loop, sum(threads.values()), cpu_seconds(decoders), _clients_cpu()
 
     before = now()
-    pictures = len(run_load(job, folder))
-    return _Used(pictures, *((after - then) / pictures for after, then in zip(now(), before, strict=True)))
-
-
-def _sizes(pictures: Path, preprocessing: Preprocessing) -> list[float]:
-    """How many times as long as the mean each picture takes to decode."""
-    data = [file.read_bytes() for file in sorted(pictures.iterdir())]
-
-    def seconds(each: bytes) -> float:
-        begin = process_time()
-        service_decode(each, preprocessing)
-        return process_time() - begin
-
-    least = [min(seconds(each) for _ in range(TRIES)) for each in data]
-    return [each / mean(least) for each in least]
+    answered = [each.seconds for each in run_load(job, folder) if each.status == ANSWERED]
+    used = [(after - then) / len(answered) for after, then in zip(now(), before, strict=True)]
+    return _Used(answered, *used)
 
 
 def _clients_cpu() -> float:

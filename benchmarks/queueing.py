@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
-from statistics import quantiles
+from statistics import mean, quantiles
 from typing import Any
 
 import simpy
@@ -23,10 +23,12 @@ Process = Generator[simpy.Event, Any, None]
 
 @dataclass(frozen=True)
 class Step:
-    """CPU seconds for one request; what sleeps costs more than what just goes on."""
+    """CPU seconds for one request."""
 
     woken: float
+    """After a rest, in cold caches."""
     going_on: float
+    """Where all cores are busy."""
 
 
 FREE = Step(0, 0)
@@ -46,8 +48,10 @@ class Costs:
     """Of batches by their size."""
     client: Step = FREE
     """Of whoever sends one request, if that is on the same cores."""
-    sizes: Sequence[float] = (1.0,)
-    """How many times as long as the mean each picture takes to decode; they come in turn."""
+    variation: Sequence[float] = (1.0,)
+    """How many times as long as the mean each request takes; they come in turn. A batch takes the mean of its own."""
+    used: float = 1.0
+    """Share of the time for which clients without end keep the cores at work; the rest goes in handing over."""
 
     def run(self, batch: int) -> float:
         """Of a batch, between the sizes that were timed in proportion."""
@@ -57,7 +61,7 @@ class Costs:
         return below.seconds + share * (above.seconds - below.seconds)
 
     def each(self, batch: int) -> float:
-        """Of one picture in batches of that size, with everything, where the event loop never sleeps."""
+        """Of one picture in batches of that size, with everything, where all cores are busy."""
         steps = self.http, self.decode, self.client, self.around_run
         return sum(step.going_on for step in steps) + self.run(batch) / batch
 
@@ -106,11 +110,12 @@ class _Job:
 
 
 class _Cores:
-    """Processor sharing: each of k jobs goes on at min(1, cores / k) of a core's speed."""
+    """Processor sharing: each of k jobs goes on at min(1, cores / k) of a core's speed, as far as that can be used."""
 
-    def __init__(self, env: simpy.Environment, cores: int) -> None:
+    def __init__(self, env: simpy.Environment, cores: int, used: float) -> None:
         self._env = env
         self._cores = cores
+        self._used = used
         self._jobs: list[_Job] = []
         self._last = 0.0
         self._changes = 0
@@ -125,7 +130,12 @@ class _Cores:
 
     @property
     def _speed(self) -> float:
-        return min(1.0, self._cores / len(self._jobs))
+        return self._used * min(1.0, self._cores / len(self._jobs))
+
+    @property
+    def rest(self) -> bool:
+        """Whether one of them has nothing to do."""
+        return len(self._jobs) < self._cores
 
     def _advance(self) -> None:
         if self._jobs:
@@ -154,7 +164,7 @@ class _Cores:
 class _Picture:
     came: float
     ran: simpy.Event
-    size: float
+    variation: float
     due: float = 0.0
     """When it runs even if its batch is not full."""
 
@@ -162,17 +172,17 @@ class _Picture:
 class _Service:
     def __init__(self, env: simpy.Environment, costs: Costs, setup: Setup, outcome: Outcome) -> None:
         self._env, self._costs, self._setup, self._outcome = env, costs, setup, outcome
-        self._cores = _Cores(env, setup.cores)
+        self._cores = _Cores(env, setup.cores, costs.used)
         self._loop = simpy.Resource(env)
         self._client = simpy.Resource(env)
         self._to_decode: deque[_Picture] = deque()
         self._to_run: deque[_Picture] = deque()
         self._idle: list[simpy.Event] = []
-        self._sizes = cycle(costs.sizes)
+        self._variation = cycle(costs.variation)
         self._decoding = self._running = 0
         self._in_work = 0
         self._full_batch = costs.run(setup.batch_limit)
-        self._rate = ServiceRate(setup.cores / costs.each(setup.batch_limit), setup.cores + 1)
+        self._rate = ServiceRate(costs.used * setup.cores / costs.each(setup.batch_limit), setup.cores + 1)
         for _ in range(setup.cores + 1):
             env.process(self._slot())
 
@@ -192,7 +202,7 @@ class _Service:
             self._outcome.refused += 1
             return
         self._in_work += 1
-        picture = _Picture(came, self._env.event(), next(self._sizes))
+        picture = _Picture(came, self._env.event(), next(self._variation))
         self._to_decode.append(picture)
         self._wake()
         yield picture.ran
@@ -208,10 +218,10 @@ class _Service:
 
     def _turn(self, thread: simpy.Resource, step: Step, share: float) -> Process:
         """A share of the work of what does one thing after another."""
-        sleeps = thread.count == 0
+        woken = thread.count == 0 and self._cores.rest
         with thread.request() as turn:
             yield turn
-            yield self._cores.work(share * (step.woken if sleeps else step.going_on))
+            yield self._cores.work(share * (step.woken if woken else step.going_on))
 
     def _slot(self) -> Process:
         while True:
@@ -220,9 +230,9 @@ class _Service:
             gathering = self._to_decode or self._decoding + self._running >= self._setup.cores
             if self._to_decode and not due:
                 picture = self._to_decode.popleft()
-                decode = self._costs.decode.going_on if self._decoding else self._costs.decode.woken
+                decode = self._costs.decode.woken if self._cores.rest else self._costs.decode.going_on
                 self._decoding += 1
-                yield self._cores.work(picture.size * decode)
+                yield self._cores.work(picture.variation * decode)
                 yield from self._turn(self._loop, self._costs.http, 1 / 3)
                 self._decoding -= 1
                 picture.due = self._env.now + self._full_batch
@@ -234,11 +244,12 @@ class _Service:
                 batch = [self._to_run.popleft() for _ in range(-(-count // free))]
                 around = self._costs.around_run
                 more = len(batch) * around.going_on
-                if not self._running:
+                if not self._running and self._cores.rest:
                     more = max(more, around.woken)
                 self._running += 1
                 self._wake()
-                yield self._cores.work(self._costs.run(len(batch)) + more)
+                varied = mean(picture.variation for picture in batch)
+                yield self._cores.work(varied * (self._costs.run(len(batch)) + more))
                 self._running -= 1
                 for picture in batch:
                     picture.ran.succeed()

@@ -45,17 +45,17 @@ def test_one_core_and_no_batches_wait_as_pollaczek_and_khinchine_say(load: float
     assert mean(outcome.answered) - seconds == pytest.approx(seconds * load / (2 * (1 - load)), rel=0.1)
 
 
-def test_pictures_that_take_longer_to_decode_come_in_turn() -> None:
-    outcome = simulate(replace(COSTS, sizes=(0.5, 1.5)), QUIET)
+def test_requests_that_take_longer_come_in_turn() -> None:
+    outcome = simulate(replace(COSTS, variation=(0.5, 1.5)), QUIET)
 
-    small, large = (0.005 + size * 0.006 + 0.01 + 0.001 for size in (0.5, 1.5))
+    small, large = (0.005 + variation * (0.006 + 0.01 + 0.001) for variation in (0.5, 1.5))
     assert sorted(outcome.answered)[len(outcome.answered) // 4] == pytest.approx(small)
     assert sorted(outcome.answered)[len(outcome.answered) * 3 // 4] == pytest.approx(large)
 
 
 def test_what_gathers_while_all_cores_decode_runs_when_it_has_waited_for_long_enough() -> None:
     """The second picture is decoded for so long that the first one would wait for it."""
-    slow = replace(COSTS, sizes=(1, 1000, 1000))
+    slow = replace(COSTS, variation=(1, 1000, 1000))
     close = Setup(cores=2, batch_limit=4, rate=1000, seconds=0.003, deadline=100)
 
     outcome = simulate(slow, close)
@@ -81,3 +81,20 @@ def test_batches_between_the_timed_ones_are_in_proportion() -> None:
     assert COSTS.run(3) == pytest.approx((0.016 + 0.028) / 2)
     assert COSTS.run(4) == 0.028
     assert COSTS.each(4) == pytest.approx(0.0015 + 0.0005 + 0.004 + 0.007)
+
+
+def test_cores_that_cannot_be_kept_at_work_answer_so_much_less() -> None:
+    storm = replace(QUIET, rate=2 * QUIET.cores / COSTS.each(QUIET.batch_limit), deadline=1, seconds=60)
+
+    whole, part = (len(simulate(replace(COSTS, used=used), storm).answered) for used in (1, 0.8))
+
+    assert part / whole == pytest.approx(0.8, rel=0.03)
+
+
+def test_what_begins_while_all_cores_are_busy_is_warm() -> None:
+    cold = replace(COSTS, decode=Step(1, COSTS.decode.going_on))
+    storm = replace(QUIET, rate=2 * QUIET.cores / COSTS.each(QUIET.batch_limit), deadline=5, seconds=60)
+
+    warm, seldom = (len(simulate(each, storm).answered) for each in (COSTS, cold))
+
+    assert seldom / warm == pytest.approx(1, rel=0.2)
