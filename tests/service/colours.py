@@ -63,9 +63,14 @@ def save(
     batch: int | str = "batch",
     largest_batch: int = 1 << 30,
     numbers_up_to: float = 1000,
+    at_white: str | None = None,
+    rounds: int = 0,
     outputs: tuple[str, str] = ("logits", "probabilities"),
 ) -> Path:
-    """Write the model as an ONNX file; a keyword makes it another model than its document promises."""
+    """Write the model as an ONNX file; a keyword makes it another model than its document promises.
+
+    At a white picture it may have its run `raise`, or `linger` for so many rounds of a loop.
+    """
     logits, probabilities = outputs
     nodes = [
         helper.make_node("Cast", [input_name], ["samples"], to=TensorProto.FLOAT),
@@ -79,7 +84,8 @@ def save(
         helper.make_node("Log", ["left"], ["logarithm"]),
         helper.make_node("Mul", ["logarithm", "zero"], ["nothing"]),
         helper.make_node("Div", ["means", "level"], ["levels"]),
-        helper.make_node("Add", ["levels", "nothing"], [logits]),
+        *_whiteness(at_white, rounds),
+        helper.make_node("Sum", ["levels", "nothing", "trouble"], [logits]),
         helper.make_node("Softmax", [logits], [probabilities]),
     ]
     graph = helper.make_graph(
@@ -101,6 +107,50 @@ def save(
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, path)
     return path
+
+
+def _whiteness(then: str | None, rounds: int) -> list[onnx.NodeProto]:
+    """Nodes whose output `trouble` is 0, if a white picture lets it come."""
+
+    def constant(name: str, kind: int, shape: list[int], value: float) -> onnx.NodeProto:
+        return helper.make_node("Constant", [], [name], value=helper.make_tensor(name, kind, shape, [value]))
+
+    nodes = [
+        constant("none", TensorProto.FLOAT, [1], 0.0),
+        constant("nearly", TensorProto.FLOAT, [], 254.0),
+        constant("colours", TensorProto.INT64, [1], 1),
+        helper.make_node("ReduceMin", ["means", "colours"], ["darkest"], keepdims=0),
+        helper.make_node("ReduceMax", ["darkest"], ["whitest"], keepdims=0),
+        helper.make_node("Greater", ["whitest", "nearly"], ["is_white"]),
+        helper.make_node("Cast", ["is_white"], ["number"], to=TensorProto.INT64),
+    ]
+    match then:
+        case "raise":  # there is nothing at place 1
+            return [*nodes, helper.make_node("Gather", ["none", "number"], ["trouble"])]
+        case "linger":
+            body = helper.make_graph(
+                [
+                    helper.make_node("Identity", ["goes_on"], ["still"]),
+                    helper.make_node("Identity", ["before"], ["after"]),
+                ],
+                "round",
+                [
+                    helper.make_tensor_value_info("round", TensorProto.INT64, []),
+                    helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
+                    helper.make_tensor_value_info("before", TensorProto.FLOAT, [1]),
+                ],
+                [
+                    helper.make_tensor_value_info("still", TensorProto.BOOL, []),
+                    helper.make_tensor_value_info("after", TensorProto.FLOAT, [1]),
+                ],
+            )
+            return [
+                *nodes,
+                constant("rounds", TensorProto.INT64, [], rounds),
+                helper.make_node("Mul", ["number", "rounds"], ["many"]),
+                helper.make_node("Loop", ["many", "", "none"], ["trouble"], body=body),
+            ]
+    return [constant("trouble", TensorProto.FLOAT, [1], 0.0)]
 
 
 def save_served(models: Path, name: str = "colours", version: int = 1, **changes: Any) -> Path:

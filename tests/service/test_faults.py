@@ -31,6 +31,9 @@ FAKETIME = shutil.which("faketime")
 
 TWO_DAYS = 2 * 24 * 3600
 
+LONG = 4_000_000
+"""Rounds of a loop in a model, which take seconds."""
+
 
 def poisoned(models: Path) -> Path:
     """A model that gives no number for pure colours."""
@@ -84,6 +87,53 @@ def test_a_session_that_gives_no_numbers_any_more_is_opened_anew(
         assert classify(client, png("red")).status_code == 503
 
         sick[0] = False
+        await_true(lambda: client.get("/readyz").status_code == 200)
+        assert classify(client, png("red")).json()["results"][0]["predictions"][0]["label"] == "red"
+
+
+def test_a_run_that_raises_costs_the_culprit_alone(tmp_path: Path) -> None:
+    colours.save(tmp_path / "colours/1/model.onnx", colours.artifact().model_dump_json(), at_white="raise")
+    with live_service(tmp_path) as client:
+        mixed = classify(client, png("red"), png("white"), png("blue"))
+        alone = classify(client, png("white"))
+
+        assert mixed.status_code == 200
+        red, white, blue = mixed.json()["results"]
+        assert (red["predictions"][0]["label"], blue["predictions"][0]["label"]) == ("red", "blue")
+        assert white["error"]["code"] == "inference_failed"
+        assert (alone.status_code, alone.json()["code"]) == (500, "inference_failed")
+        assert client.get("/readyz").status_code == 200
+
+
+def test_a_run_that_hangs_is_told_while_it_lasts(tmp_path: Path) -> None:
+    document = colours.artifact().model_dump_json()
+    colours.save(tmp_path / "colours/1/model.onnx", document, at_white="linger", rounds=LONG)
+    with live_service(tmp_path, stall_seconds=0.5) as client:
+        late = client.post("/classify", content=png("white"), headers={"X-Request-Timeout-Ms": "200"})
+        assert (late.status_code, late.json()["code"]) == (504, "deadline_exceeded")
+        await_true(lambda: client.get("/readyz").status_code == 503)
+        assert "has not ended for" in client.get("/readyz").json()["detail"]
+
+        await_true(lambda: client.get("/readyz").status_code == 200)
+        answer = classify(client, png("red"), png("white"))
+        assert [each["predictions"][0]["label"] for each in answer.json()["results"]] == ["red", "red"]
+
+
+def test_decoders_that_cannot_be_started_are_once_they_can(colour_models: Path) -> None:
+    """The process may open nothing more, and what decoded is dead."""
+    with running("--models", str(colour_models)) as (process, client):
+        assert classify(client, png("red")).status_code == 200
+        limits = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+        for pid in set(processes_of(process.pid)) - {process.pid}:
+            os.kill(pid, signal.SIGKILL)
+
+        refused = classify(client, png("red"))
+        assert refused.status_code == 500
+        assert refused.json()["detail"].endswith("no decoder process can be started")
+        assert "Too many open files" in client.get("/readyz").json()["detail"]
+
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, limits)
         await_true(lambda: client.get("/readyz").status_code == 200)
         assert classify(client, png("red")).json()["results"][0]["predictions"][0]["label"] == "red"
 
