@@ -24,7 +24,7 @@ WARM_SHARE, WARM_LEAST = 0.2, 30
 
 GROWN = 0.2
 """Share of the memory in use that may at worst have been added in the run. The ups and downs of half an hour, which are
-decoders that meet bombs, leave the interval's upper end at a tenth; a fifth is twice that."""
+decoders that meet bombs, leave the interval's upper end at a tenth to a sixth."""
 
 LONG_SECONDS = 1800
 """Shorter runs cannot tell growth from those ups and downs."""

@@ -99,7 +99,7 @@ def classify_command(
             source = source_of(paths, settings.max_image_mb * MEBIBYTE, null=null)
             to_do = replace(source, pictures=(each for each in source.pictures if each.name not in before.done))
             rows = opened.enter_context(closing(classify(to_do)))
-            total = partial(_count, paths, before)
+            total = partial(_count, paths, source, before)
             seen = _counted(shown_progress(stop.before_end(rows), "classifying", total), before, counted)
             if sink is None:
                 _print(seen)
@@ -159,8 +159,8 @@ def settings_of(models: Path | None, device: str | None) -> Settings:
 
 
 def fail(error: OfflineError) -> NoReturn:
-    """Tell of an error, and end with 1."""
-    console.print(Text.assemble(("error: ", "red"), str(error)), soft_wrap=True)
+    """Tell of an error in a line, and end with 1."""
+    console.print(Text.assemble(("error: ", "red"), " ".join(str(error).splitlines())), soft_wrap=True)
     raise typer.Exit(1)
 
 
@@ -182,11 +182,12 @@ def _classifier(
         yield service.classify
 
 
-def _count(paths: Sequence[str], before: Before) -> int | None:
+def _count(paths: Sequence[str], source: Source, before: Before) -> int | None:
     """How many pictures there are to do, unless they come on standard input, or would have to be read for it."""
     if STANDARD_INPUT in paths or is_parquet(paths):
         return None
-    return sum(picture.name not in before.done for picture in source_of(paths, 0).pictures)
+    listed = source.pictures if isinstance(source.pictures, Sequence) else source_of(paths, 0).pictures
+    return sum(picture.name not in before.done for picture in listed)
 
 
 def _counted(rows: Iterable[Row], before: Before, counted: Counter[str]) -> Iterator[Row]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from stat import S_ISREG
 
 import pyarrow.dataset as datasets
-from pyarrow import ArrowException, fs
+from pyarrow import ArrowException, fs, types
 
 from offline.errors import OfflineError, UnreadableFile
 from offline.listing import extensions, files_of
@@ -53,12 +53,14 @@ def source_of(arguments: Sequence[str], limit: int, *, null: bool = False) -> So
         null: as for `files_of`.
 
     Raises:
-        OfflineError: the place cannot be opened, or has no such columns.
+        OfflineError: the place cannot be opened, has no such columns, or is a URL beside others.
     """
     if is_parquet(arguments):
-        return Source(_rows(parquet_of(arguments[0])), partial(from_row, limit=limit))
-    if len(arguments) == 1 and "://" in arguments[0]:
-        return _objects(arguments[0], limit)
+        return Source(_rows(arguments[0], parquet_of(arguments[0])), partial(from_row, limit=limit))
+    if urls := [argument for argument in arguments if "://" in argument]:
+        if len(arguments) > 1:
+            raise OfflineError(f"{urls[0]} has to be the only argument; classify the others apart from it")
+        return _objects(urls[0], limit)
     return of_files(files_of(arguments, null=null), limit)
 
 
@@ -74,7 +76,7 @@ def is_parquet(arguments: Sequence[str]) -> bool:
 
 
 def parquet_of(source: str) -> datasets.Dataset:
-    """Its rows, with columns `PATH` and `BYTES`. Raises OfflineError where it cannot be opened, or has others."""
+    """Its rows, with columns `PATH` and `BYTES`. Raises OfflineError where it cannot be opened, or these are others."""
     store, folder = opened(source)
     try:
         found = datasets.dataset(folder, filesystem=store, format="parquet")
@@ -82,6 +84,9 @@ def parquet_of(source: str) -> datasets.Dataset:
         raise OfflineError(f"{source} cannot be read: {error}") from error
     if missing := {PATH, BYTES} - set(found.schema.names):
         raise OfflineError(f"{source} has no column {' and no '.join(sorted(missing))}")
+    kind = found.schema.field(BYTES).type
+    if not (types.is_binary(kind) or types.is_large_binary(kind)):
+        raise OfflineError(f"{source} has {kind} in column {BYTES}, which has to be binary")
     return found
 
 
@@ -121,10 +126,13 @@ def read_file(path: Path, limit: int) -> bytes:
         raise UnreadableFile(f"the file cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _rows(found: datasets.Dataset) -> Iterator[Picture]:
-    for batch in found.to_batches([PATH, BYTES], batch_size=ROWS, batch_readahead=1, fragment_readahead=1):
-        for row in batch.to_pylist():
-            yield Picture(str(row[PATH]), row[BYTES] or b"")
+def _rows(source: str, found: datasets.Dataset) -> Iterator[Picture]:
+    try:
+        for batch in found.to_batches([PATH, BYTES], batch_size=ROWS, batch_readahead=1, fragment_readahead=1):
+            for row in batch.to_pylist():
+                yield Picture(str(row[PATH]), row[BYTES] or b"")
+    except (OSError, ArrowException) as error:
+        raise OfflineError(f"{source} cannot be read on: {error}") from error
 
 
 def _objects(url: str, limit: int) -> Source:

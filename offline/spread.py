@@ -98,7 +98,7 @@ def classify_on_ray(sources: Sequence[str], output: str, job: Job, *, resume: bo
 def _run(sources: Sequence[str], output: str, job: Job, before: Before, preprocessing: Preprocessing) -> None:
     pictures, read = _pictures(sources, before, job.settings)
     store, folder = opened(output)
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call] # Ray's has no types
+    resources: dict[str, float] = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
     pictures.map_batches(
         partial(decode, read=read, preprocessing=preprocessing, settings=job.settings),

@@ -194,6 +194,7 @@ def test_a_replica_that_hangs_is_left_out(cluster: TwoNodes, client: httpx.Clien
     cluster.scale(3)
     await_true(lambda: len(replicas_with(client, "stripmlp_ready")) == 3, PATIENCE)
     with cluster.hung() as name:
+        assert ask(client, "POST", "/models/reload").status_code == 200
         found = replicas_with(client, "stripmlp_ready")
 
     assert len(found) == 2

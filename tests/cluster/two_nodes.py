@@ -124,7 +124,7 @@ def main() -> None:
                 )
         print(json.dumps({"answer": answer}), flush=True)
     ray.shutdown()
-    machines.shutdown()  # type: ignore[no-untyped-call] # Ray's has no types
+    machines.shutdown()
 
 
 if __name__ == "__main__":

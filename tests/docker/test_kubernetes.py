@@ -136,8 +136,9 @@ def kserve_type(name: str) -> Any:
         package = types.ModuleType("kserve")
         package.__path__ = [str(KSERVE / "kserve")]
         sys.modules["kserve"] = package
-        sys.modules["kserve.configuration"] = types.ModuleType("kserve.configuration")
-        sys.modules["kserve.configuration"].Configuration = object  # type: ignore[attr-defined] # stands in
+        configuration = types.ModuleType("kserve.configuration")
+        vars(configuration)["Configuration"] = object
+        sys.modules["kserve.configuration"] = configuration
         models = types.ModuleType("kserve.models")
         models.__path__ = [str(KSERVE / "kserve" / "models")]
         sys.modules["kserve.models"] = models

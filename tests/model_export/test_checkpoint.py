@@ -267,10 +267,12 @@ def test_whatever_the_bytes_nothing_else_is_raised(tmp_path: Path, damage: bytes
         content = bytes(whole)
     path = tmp_path / "checkpoint.pth"
     path.write_bytes(content)
+    message = None
     try:
         read_checkpoint(path)
     except CheckpointError as error:
-        assert str(path) in str(error)  # noqa: PT017 - a damaged file may still be readable
+        message = str(error)
+    assert message is None or str(path) in message  # a damaged file may still be readable
 
 
 def _assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

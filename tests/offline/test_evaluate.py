@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import zipfile
 from collections.abc import Callable
@@ -14,10 +13,9 @@ from offline.folders import LabelledFolder
 from tests.offline.conftest import command, environment
 from tests.service import colours
 from tests.service.pictures import png
+from tests.service.test_page import CHROMIUM, needs_chromium
 
 Evaluate = Callable[..., subprocess.CompletedProcess[str]]
-
-CHROMIUM = shutil.which("chromium")
 
 
 @pytest.fixture
@@ -170,7 +168,7 @@ def test_folders_may_have_any_of_a_labels_names(tmp_path: Path) -> None:
     assert folder.unknown == ["wolf"]
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium")
+@needs_chromium
 def test_the_report_is_a_page_of_its_own(evaluate: Evaluate, tmp_path: Path) -> None:
     hostile = "<img src=x onerror=document.title='taken'>"
     models = tmp_path / "hostile"

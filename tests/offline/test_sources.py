@@ -69,6 +69,7 @@ def test_a_picture_that_cannot_be_had_is_an_error_of_its_own(tmp_path: Path) -> 
     [
         ("nothing.parquet", "nothing.parquet cannot be read"),
         ("other.parquet", "no column bytes"),
+        ("numbers.parquet", "int64 in column bytes"),
         ("text.parquet", "text.parquet cannot be read"),
         ("file:///nowhere/at/all", "file:///nowhere/at/all cannot be read"),
         ("nostore://bucket", "nostore://bucket cannot be opened"),
@@ -79,10 +80,30 @@ def test_places_that_cannot_be_used_are_told(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     parquet.write_table(table(path=["a"], picture=[b""]), tmp_path / "other.parquet")
+    parquet.write_table(table(path=["a"], bytes=[1]), tmp_path / "numbers.parquet")
     (tmp_path / "text.parquet").write_text("no table")
 
     with pytest.raises(OfflineError, match=reason):
         source_of([place], LIMIT)
+
+
+def test_a_url_beside_others_is_refused(pictures: Path) -> None:
+    with pytest.raises(OfflineError, match="has to be the only argument"):
+        source_of([str(pictures), f"file://{pictures}"], LIMIT)
+
+
+def test_rows_that_cannot_be_read_end_the_command_in_a_line(classify: Command, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.parquet"
+    parquet.write_table(table(path=["a"] * 9, bytes=[png("red")] * 9), rows, use_dictionary=False)
+    whole = bytearray(rows.read_bytes())
+    whole[4:40] = bytes(36)  # the first page's header; what is read at the opening stands at the end
+    rows.write_bytes(whole)
+
+    done = classify(rows)
+
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {rows} cannot be read on: ")
 
 
 def test_the_command_takes_them_and_resumes(classify: Command, models: Path, tmp_path: Path, pictures: Path) -> None:

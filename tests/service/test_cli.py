@@ -6,7 +6,6 @@ import socket
 import subprocess
 from pathlib import Path
 
-import onnxruntime
 import pytest
 
 from service.settings import Settings
@@ -14,6 +13,7 @@ from tests.service import colours
 from tests.service.live import await_metric, connect
 from tests.service.pictures import png
 from tests.service.processes import ended, running
+from tests.service.test_session import needs_cpu_build
 
 
 def test_help_shows_every_setting_with_default_and_environment_name() -> None:
@@ -82,9 +82,7 @@ def test_a_file_without_metadata_ends_the_service(tmp_path: Path) -> None:
     assert_not_started(ended("--models", str(tmp_path), "--port", "0"), "has no 'strip_mlp_artifact' metadata")
 
 
-@pytest.mark.skipif(
-    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="the installed onnxruntime has CUDA"
-)
+@needs_cpu_build
 def test_cuda_without_cuda_ends_the_service(colour_models: Path) -> None:
     process = ended("--models", str(colour_models), "--port", "0", "--device", "cuda")
 
