@@ -3,24 +3,30 @@
 import threading
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.cluster.two_nodes import TwoNodes, two_nodes
 from tests.docker.compose import free_port
 from tests.service import colours
 from tests.service.live import await_true
-from tests.service.pictures import png
+from tests.service.pictures import encode, png
+
+CLIENTS = 4
 
 PATIENCE = 120
 """Seconds for Ray to start what is missing."""
 
 RIGHT = {"red": png("red"), "blue": png("blue")}
+
+LARGE = {label: encode(Image.new("RGB", (3000, 3000), label)) for label in RIGHT}
+"""They keep a service at work for longer than they keep the client, so that there are always several in work."""
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +56,8 @@ def client(cluster: TwoNodes, port: int) -> Iterator[httpx.Client]:
 class Load:
     """Clients that send pictures until they are told to stop, and try again what is not answered."""
 
-    def __init__(self) -> None:
+    def __init__(self, pictures: Mapping[str, bytes]) -> None:
+        self._pictures = pictures
         self.statuses: Counter[int] = Counter()
         """Of all answers; 0 is a connection that broke."""
         self.wrong: list[str] = []
@@ -58,7 +65,7 @@ class Load:
 
     def go_on(self, url: str) -> None:
         while not self.over.is_set():
-            for label, picture in RIGHT.items():
+            for label, picture in self._pictures.items():
                 status = 0
                 with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
                     try:
@@ -73,9 +80,9 @@ class Load:
 
 
 @contextmanager
-def load(client: httpx.Client, clients: int = 4) -> Iterator[Load]:
-    load = Load()
-    threads = [threading.Thread(target=load.go_on, args=(str(client.base_url),)) for _ in range(clients)]
+def load(client: httpx.Client, pictures: Mapping[str, bytes] = RIGHT) -> Iterator[Load]:
+    load = Load(pictures)
+    threads = [threading.Thread(target=load.go_on, args=(str(client.base_url),)) for _ in range(CLIENTS)]
     for thread in threads:
         thread.start()
     try:
@@ -149,7 +156,7 @@ def test_another_port_is_refused_where_ray_serve_listens(cluster: TwoNodes, clie
 
 def test_ray_starts_more_replicas_under_load_and_they_end_without_harm(cluster: TwoNodes, client: httpx.Client) -> None:
     assert cluster.deploy(replicas=1, max_replicas=3, ongoing_requests=1) is None
-    with load(client) as sent:
+    with load(client, LARGE) as sent:
         await_true(running(cluster, 3, nodes=2), PATIENCE)
         await_more(sent)
         await_true(lambda: len(replicas_with(client, "stripmlp_images_total", outcome="ok")) == 3, PATIENCE)
