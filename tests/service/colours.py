@@ -65,11 +65,13 @@ def save(
     numbers_up_to: float = 1000,
     at_white: str | None = None,
     rounds: int = 0,
+    mib: float = 0,
     outputs: tuple[str, str] = ("logits", "probabilities"),
 ) -> Path:
     """Write the model as an ONNX file; a keyword makes it another model than its document promises.
 
-    At a white picture it may have its run `raise`, or `linger` for so many rounds of a loop.
+    At a white picture it may have its run `raise`, or `linger` for so many rounds of a loop. A run takes so many MiB of
+    memory for each picture.
     """
     logits, probabilities = outputs
     nodes = [
@@ -85,7 +87,11 @@ def save(
         helper.make_node("Mul", ["logarithm", "zero"], ["nothing"]),
         helper.make_node("Div", ["means", "level"], ["levels"]),
         *_whiteness(at_white, rounds),
-        helper.make_node("Sum", ["levels", "nothing", "trouble"], [logits]),
+        helper.make_node("Size", ["means"], ["three_a_picture"]),
+        helper.make_node("Mul", ["three_a_picture", "room"], ["floats"]),
+        helper.make_node("ConstantOfShape", ["floats"], ["zeros"]),
+        helper.make_node("ReduceMax", ["zeros"], ["zeros_alone"], keepdims=0),
+        helper.make_node("Sum", ["levels", "nothing", "trouble", "zeros_alone"], [logits]),
         helper.make_node("Softmax", [logits], [probabilities]),
     ]
     graph = helper.make_graph(
@@ -99,6 +105,7 @@ def save(
             helper.make_tensor("level", TensorProto.FLOAT, [], [LEVEL]),
             helper.make_tensor("limit", TensorProto.FLOAT, [], [numbers_up_to]),
             helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0]),
+            helper.make_tensor("room", TensorProto.INT64, [1], [max(1, int(mib * (1 << 20) / 12))]),
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)

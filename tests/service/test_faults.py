@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from service.preprocessing import Pixels
+from service.running import FAILURES_IN_A_ROW
 from service.session import Scores, Session
 from tests.conftest import REPOSITORY
 from tests.service import colours
@@ -188,6 +189,28 @@ def test_a_session_without_memory_fails_its_pictures_alone(bundled_models: Path)
         process.await_line("failed on a batch of")
         await_true(lambda: client.get("/readyz").status_code == 200)
         assert infer() == 200
+
+
+def test_a_session_that_fails_for_blank_pictures_too_is_opened_anew(tmp_path: Path) -> None:
+    """There is memory for everything but a run."""
+    document = colours.artifact().model_dump_json()
+    colours.save(tmp_path / "colours/1/model.onnx", document, mib=300)
+    with running("--models", str(tmp_path), "--batch-limit", "1", "--instances", "1") as (process, client):
+        limits = resource.prlimit(process.pid, resource.RLIMIT_AS)
+        resource.prlimit(process.pid, resource.RLIMIT_AS, (address_space(process.pid) + (150 << 20), limits[1]))
+        for _ in range(FAILURES_IN_A_ROW):
+            failed = classify(client, png("red"))
+            assert (failed.status_code, failed.json()["code"]) == (500, "inference_failed")
+
+        process.await_line("fails on blank pictures too and is opened anew")
+        process.await_line("cannot be opened anew; next try in 1 s")
+        assert client.get("/readyz").status_code == 503
+        assert classify(client, png("red")).status_code == 503
+
+        resource.prlimit(process.pid, resource.RLIMIT_AS, limits)
+        process.await_line("works again")
+        assert client.get("/readyz").status_code == 200
+        assert classify(client, png("red")).json()["results"][0]["predictions"][0]["label"] == "red"
 
 
 def test_a_worker_that_is_killed_under_load_takes_the_requests_in_its_work_alone(colour_models: Path) -> None:
