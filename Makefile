@@ -5,7 +5,7 @@
 # make bench-model   the exported networks against the arithmetic's limit, and decoding, 10 minutes
 # make bench-offline   strip-mlp-classify against decoding and the bare session, 3 minutes
 # make gpu-check   a machine's GPU: where nodes run, parity, speed, memory, the service (docs/gpu.md)
-# make capacity   the service simulated, beside what is measured, 6 minutes (docs/scaling.md)
+# make capacity   the service simulated, beside what is measured, 12 minutes (docs/scaling.md)
 # make soak    half an hour of load and trouble; ARGS="--minutes 3" is what CI runs
 # make hostile what the worst file of each format costs, a minute
 # make fuzz    20 minutes of coverage-guided inputs; TARGET=multipart SECONDS=60 for others

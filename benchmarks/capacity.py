@@ -1,12 +1,13 @@
 """The simulated service beside the real one: `python -m benchmarks.capacity`, or `make capacity`.
 
-What each step costs is measured while clients keep the service busy. From that alone the simulation says what becomes
-of other loads, and each of them is then sent.
+What each step costs is measured at some loads. From that alone the simulation says what becomes of the requests of
+others, and these very requests are then sent. The machine's speed is measured again before and after each, as it drifts.
 """
 
 import resource
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, median
@@ -18,15 +19,16 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.__main__ import BUNDLED
+from benchmarks.answers import batches
 from benchmarks.growth import service_process
 from benchmarks.model import ModelFile
 from benchmarks.pictures import write_pictures
 from benchmarks.processes import adopt_orphans, cpu_seconds
-from benchmarks.queueing import FREE, Costs, Outcome, Setup, Step, simulate
+from benchmarks.queueing import Cost, Costs, Outcome, Setup, simulate
 from benchmarks.servers import OURS, SERVERS
 from benchmarks.serving import Running, running
-from benchmarks.storm import run_load
-from benchmarks.storm_load import Sent, StormJob
+from benchmarks.storm import goodput, run_load
+from benchmarks.storm_load import Sent, StormJob, times
 from service.answers import ModelsAnswer
 from service.cpus import usable_cpus
 
@@ -37,22 +39,36 @@ DEADLINE_MS = 1000
 
 CLIENTS = 64
 
-QUIET = 0.1
-"""Share of the rate of a closed loop at which cores rest before nearly every request, and requests seldom meet."""
+BETWEEN_SECONDS = 4
+"""Of the closed loops before and after each load, which tell how fast the machine is at that time."""
+
+LESS = (0.1, 0.4, 0.75)
+"""Shares of the rate of a closed loop at which costs are measured, beside that one. With the first, requests seldom
+meet."""
 
 ANSWERED, REFUSED, LATE = 200, 429, 504
+
+
+@dataclass(frozen=True)
+class Load:
+    """One that was sent, and simulated."""
+
+    rate: float
+    """Requests a second."""
+    seen: Outcome
+    told: Outcome
 
 
 def main(
     size: Annotated[int, typer.Option(help="long side of the JPEGs, pixels")] = 500,
     seconds: Annotated[float, typer.Option(help="of each load")] = 15,
-    rounds: Annotated[int, typer.Option(help="of all loads")] = 3,
+    rounds: Annotated[int, typer.Option(help="of all loads")] = 5,
     model: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="ONNX file of the exporter")] = BUNDLED,
 ) -> None:
     """Predict 99th percentiles and refusals, and measure them."""
     adopt_orphans()
     cores = usable_cpus()
-    seen: dict[float, list[Outcome]] = {share: [] for share in SHARES}
+    loads: dict[float, list[Load]] = {share: [] for share in SHARES}
     with tempfile.TemporaryDirectory(prefix="capacity-") as folder:
         pictures = Path(folder) / "pictures"
         write_pictures(pictures, size, None)
@@ -66,99 +82,113 @@ def main(
                 deadlines_ms=(DEADLINE_MS,),
                 hang_up=0,
             )
-            run_load(job.model_copy(update={"clients": CLIENTS}), Path(folder))
+            _closed(job, Path(folder))
             costs, limit, capacity = _measure(service, job, Path(folder), cores)
-            for _ in range(rounds):
+            between = job.model_copy(update={"seconds": BETWEEN_SECONDS})
+            before = _closed(between, Path(folder))
+            for number in range(rounds):
                 for share in SHARES:
-                    sent = run_load(job.model_copy(update={"rate": share * capacity}), Path(folder))
-                    seen[share].append(_outcome(sent))
-    Console(width=120).print(_told(costs, limit, cores, capacity))
-    table = Table("load", "rate", "p50 ms, both", "p99 ms", "p99 by simulation", "of it", "refused", "by simulation")
-    for share, outcomes in seen.items():
-        rate = share * capacity
-        told = simulate(costs, Setup(cores, limit, rate, 60, DEADLINE_MS / 1000))
-        p99 = median(each.p99 for each in outcomes)
+                    load = job.model_copy(update={"rate": share * before, "seed": number})
+                    seen = _outcome(run_load(load, Path(folder)))
+                    after = _closed(between, Path(folder))
+                    by_now = replace(costs, speed=costs.speed * mean((before, after)) / capacity)
+                    told = simulate(by_now, Setup(cores, limit, list(times(load)), DEADLINE_MS / 1000))
+                    loads[share].append(Load(share * before, seen, told))
+                    before = after
+    console = Console(width=120)
+    console.print(_told(costs, limit, cores, capacity))
+    console.print(_table(loads))
+
+
+def _table(loads: dict[float, list[Load]]) -> Table:
+    """Medians over the rounds."""
+    table = Table("load", "rate", "p50 ms, both", "p99 ms, both", "p99, of it", "refused, both", "refused, of it")
+    for share, each in loads.items():
+        p50, p50_told = _both(each, lambda outcome: outcome.p50)
+        p99, p99_told = _both(each, lambda outcome: outcome.p99)
+        refused, refused_told = _both(each, lambda outcome: outcome.refused_share)
         table.add_row(
             f"{share:.0%}",
-            f"{rate:.0f}/s",
-            f"{1000 * median(each.p50 for each in outcomes):.0f} / {1000 * told.p50:.0f}",
-            f"{1000 * p99:.0f}",
-            f"{1000 * told.p99:.0f}",
-            f"{told.p99 / p99:.2f}",
-            f"{median(each.refused_share for each in outcomes):.1%}",
-            f"{told.refused_share:.1%}",
+            f"{median(load.rate for load in each):.0f}/s",
+            f"{1000 * p50:.0f} / {1000 * p50_told:.0f}",
+            f"{1000 * p99:.0f} / {1000 * p99_told:.0f}",
+            f"{median(load.told.p99 / load.seen.p99 for load in each):.2f}",
+            f"{refused:.1%} / {refused_told:.1%}",
+            f"{refused_told / refused:.2f}" if refused else "-",
         )
-    Console(width=120).print(table)
+    return table
+
+
+def _both(loads: Sequence[Load], figure: Callable[[Outcome], float]) -> tuple[float, float]:
+    """Its medians, seen and told."""
+    return median(figure(load.seen) for load in loads), median(figure(load.told) for load in loads)
 
 
 def _told(costs: Costs, limit: int, cores: int, capacity: float) -> str:
-    steps = {
-        "decoding": costs.decode.going_on,
-        f"inference in batches of {limit}": costs.run(limit) / limit,
-        "HTTP": costs.http.going_on,
-        "around a run": costs.around_run.going_on,
-        "client": costs.client.going_on,
-        "decoding in cold caches": costs.decode.woken,
-        "HTTP of a loop that slept": costs.http.woken,
-        "around a run in cold caches": costs.around_run.woken,
-    }
-    told = ", ".join(f"{what} {1000 * seconds:.2f}" for what, seconds in steps.items())
-    return f"CPU ms: {told}; {capacity:.0f}/s in a closed loop, {cores / costs.each(limit):.0f}/s by these costs"
+    lines = [
+        f"with {each.in_work:.1f} requests in work and batches of {each.batch:.1f}, CPU ms a picture: "
+        f"decoding {1000 * each.decode:.2f}, run {1000 * each.run:.2f}, HTTP {1000 * each.http:.2f}, "
+        f"client {1000 * each.client:.2f}"
+        for each in costs.by_load
+    ]
+    by_these = cores / costs.each(limit)
+    return "\n".join([*lines, f"{capacity:.0f}/s in a closed loop, {by_these:.0f}/s by these costs"])
 
 
 def _measure(service: Running, job: StormJob, folder: Path, cores: int) -> tuple[Costs, int, float]:
     """CPU time of each step, the batch limit, and pictures a second in a closed loop."""
-    (served,) = ModelsAnswer.model_validate(_get(service, "/models")).models
-    limit, curve = served.batch_limit, served.batch_curve
-    busy = _used(job.model_copy(update={"clients": CLIENTS}), folder)
-    capacity = len(busy.answered) / job.seconds
-    quiet = _used(job.model_copy(update={"rate": QUIET * capacity}), folder)
-    full = Costs(FREE, FREE, FREE, curve).run(limit) / limit
+    (served,) = ModelsAnswer.model_validate_json(
+        httpx.get(f"http://127.0.0.1:{service.port}/models", trust_env=False).text
+    ).models
+    busy = _used(service, job.model_copy(update={"clients": CLIENTS}), folder)
+    less = [_used(service, job.model_copy(update={"rate": share * busy.goodput}), folder) for share in LESS]
+    # The clients of a closed loop send in bursts, which cost the event loop and them less than what comes at random.
+    saturated = replace(busy.cost, http=less[-1].cost.http, client=less[-1].cost.client)
     costs = Costs(
-        http=Step(quiet.loop, busy.loop),
-        around_run=Step(max(0, quiet.threads - curve[0].seconds), max(0, busy.threads - full)),
-        decode=Step(quiet.decoders, busy.decoders),
-        curve=curve,
-        client=Step(quiet.client, busy.client),
-        variation=[each / mean(quiet.answered) for each in quiet.answered],
+        by_load=[*(each.cost for each in less), saturated],
+        variation=[each / mean(less[0].answered) for each in less[0].answered],
+        speed=min(1, busy.goodput * Costs([busy.cost]).each(served.batch_limit) / cores),
     )
-    return replace(costs, used=min(1, capacity * costs.each(limit) / cores)), limit, capacity
+    return costs, served.batch_limit, busy.goodput
 
 
 @dataclass(frozen=True)
 class _Used:
-    """CPU seconds for each picture."""
+    """By a load."""
 
     answered: list[float]
     """Seconds that each took."""
-    loop: float
-    threads: float
-    decoders: float
-    client: float
+    goodput: float
+    """Answers a second, while requests were sent."""
+    cost: Cost
 
 
-def _used(job: StormJob, folder: Path) -> _Used:
+def _used(service: Running, job: StormJob, folder: Path) -> _Used:
     root = service_process()
     decoders = root.children(recursive=True)
 
     def now() -> tuple[float, ...]:
         threads = {each.id: each.user_time + each.system_time for each in root.threads()}
         loop = threads.pop(root.pid)
-        return loop, sum(threads.values()), cpu_seconds(decoders), _clients_cpu()
+        return *batches(service.port), loop, sum(threads.values()), cpu_seconds(decoders), _clients_cpu()
 
     before = now()
-    answered = [each.seconds for each in run_load(job, folder) if each.status == ANSWERED]
-    used = [(after - then) / len(answered) for after, then in zip(now(), before, strict=True)]
-    return _Used(answered, *used)
+    sent = run_load(job, folder)
+    pictures, runs, *used = (after - then for after, then in zip(now(), before, strict=True))
+    answered = [each.seconds for each in sent if each.status == ANSWERED]
+    each = [seconds / len(answered) for seconds in used]
+    in_work = job.clients or 1 + sum(answered) / job.seconds  # what comes at random finds the mean beside itself
+    return _Used(answered, goodput(sent, job.seconds), Cost(in_work, pictures / runs, *each))
+
+
+def _closed(job: StormJob, folder: Path) -> float:
+    """Answers a second that a closed loop gets now."""
+    return goodput(run_load(job.model_copy(update={"clients": CLIENTS}), folder), job.seconds)
 
 
 def _clients_cpu() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
-
-
-def _get(service: Running, path: str) -> object:
-    return httpx.get(f"http://127.0.0.1:{service.port}{path}", trust_env=False).json()
 
 
 def _outcome(sent: list[Sent]) -> Outcome:

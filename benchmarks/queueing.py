@@ -5,7 +5,6 @@ they can be answered in time (`service.admission`), slots are given to what `ser
 decoded pictures run in batches (`service.batching`).
 """
 
-import random
 from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
@@ -13,57 +12,66 @@ from itertools import cycle
 from statistics import mean, quantiles
 from typing import Any
 
+import numpy as np
 import simpy
 
 from service.admission import ServiceRate
-from service.tuning import BatchTime
 
 Process = Generator[simpy.Event, Any, None]
 
 
 @dataclass(frozen=True)
-class Step:
-    """CPU seconds for one request."""
+class Cost:
+    """CPU seconds that one picture took at some load. They are more where less is done at a time: what comes alone
+    wakes threads, and finds cold caches."""
 
-    woken: float
-    """After a rest, in cold caches."""
-    going_on: float
-    """Where all cores are busy."""
-
-
-FREE = Step(0, 0)
+    in_work: float
+    """Requests that one finds in work, itself included, on average."""
+    batch: float
+    """Pictures in a batch, on average."""
+    http: float
+    """The event loop's: reading, handing over to the decoder and back, answering, counting."""
+    run: float
+    """In the thread that runs a batch."""
+    decode: float
+    """In the decoder's process."""
+    client: float = 0.0
+    """Of whoever sends the request, if that is on the same cores."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """CPU seconds."""
+    """Measured at one load or more."""
 
-    http: Step
-    """The event loop's: reading, handing over to the decoder and back, answering, counting."""
-    around_run: Step
-    """In the thread that runs a batch, beside the run itself: of a picture, or of a batch that finds cold caches."""
-    decode: Step
-    """Of one picture, in the decoder's process."""
-    curve: Sequence[BatchTime]
-    """Of batches by their size."""
-    client: Step = FREE
-    """Of whoever sends one request, if that is on the same cores."""
+    by_load: Sequence[Cost]
+    """Ascending."""
     variation: Sequence[float] = (1.0,)
     """How many times as long as the mean each request takes; they come in turn. A batch takes the mean of its own."""
-    used: float = 1.0
-    """Share of the time for which clients without end keep the cores at work; the rest goes in handing over."""
+    speed: float = 1.0
+    """Of the cores, beside what these were measured at: less than 1 where the machine is slower by now, or cannot use
+    all of its cores' time."""
+
+    def at(self, in_work: float) -> Cost:
+        """With so many requests in work: between the loads by the logarithm of that, beyond them as at the next."""
+        known = np.log([each.in_work for each in self.by_load])
+
+        def between(figure: str) -> float:
+            return float(np.interp(np.log(max(1, in_work)), known, [getattr(each, figure) for each in self.by_load]))
+
+        return Cost(in_work, *(between(figure) for figure in ("batch", "http", "run", "decode", "client")))
 
     def run(self, batch: int) -> float:
-        """Of a batch, between the sizes that were timed in proportion."""
-        below = max((each for each in self.curve if each.batch <= batch), key=lambda each: each.batch)
-        above = min((each for each in self.curve if each.batch >= batch), key=lambda each: each.batch, default=below)
-        share = 0.0 if above.batch == below.batch else (batch - below.batch) / (above.batch - below.batch)
-        return below.seconds + share * (above.seconds - below.seconds)
+        """Of a batch, between the sizes that were measured in proportion, beyond them for each picture the same."""
+        sizes = [each.batch for each in self.by_load]
+        seconds = [each.batch * each.run for each in self.by_load]
+        if batch > sizes[-1]:
+            return batch * self.by_load[-1].run
+        return float(np.interp(batch, sizes, seconds))
 
     def each(self, batch: int) -> float:
         """Of one picture in batches of that size, with everything, where all cores are busy."""
-        steps = self.http, self.decode, self.client, self.around_run
-        return sum(step.going_on for step in steps) + self.run(batch) / batch
+        busiest = self.by_load[-1]
+        return busiest.http + busiest.decode + busiest.client + self.run(batch) / batch
 
 
 @dataclass(frozen=True)
@@ -72,13 +80,11 @@ class Setup:
 
     cores: int
     batch_limit: int
-    rate: float
-    """Requests a second, of one picture each, at random times (Poisson)."""
-    seconds: float
+    arrivals: Sequence[float]
+    """When requests of one picture each are sent, seconds, ascending."""
     deadline: float
     """Seconds."""
     max_queue: int = 512
-    seed: int = 1
 
 
 @dataclass
@@ -110,12 +116,12 @@ class _Job:
 
 
 class _Cores:
-    """Processor sharing: each of k jobs goes on at min(1, cores / k) of a core's speed, as far as that can be used."""
+    """Processor sharing: each of k jobs goes on at min(1, cores / k) of a core's speed."""
 
-    def __init__(self, env: simpy.Environment, cores: int, used: float) -> None:
+    def __init__(self, env: simpy.Environment, cores: int, speed: float) -> None:
         self._env = env
         self._cores = cores
-        self._used = used
+        self._full_speed = speed
         self._jobs: list[_Job] = []
         self._last = 0.0
         self._changes = 0
@@ -130,12 +136,7 @@ class _Cores:
 
     @property
     def _speed(self) -> float:
-        return self._used * min(1.0, self._cores / len(self._jobs))
-
-    @property
-    def rest(self) -> bool:
-        """Whether one of them has nothing to do."""
-        return len(self._jobs) < self._cores
+        return self._full_speed * min(1.0, self._cores / len(self._jobs))
 
     def _advance(self) -> None:
         if self._jobs:
@@ -172,7 +173,7 @@ class _Picture:
 class _Service:
     def __init__(self, env: simpy.Environment, costs: Costs, setup: Setup, outcome: Outcome) -> None:
         self._env, self._costs, self._setup, self._outcome = env, costs, setup, outcome
-        self._cores = _Cores(env, setup.cores, costs.used)
+        self._cores = _Cores(env, setup.cores, costs.speed)
         self._loop = simpy.Resource(env)
         self._client = simpy.Resource(env)
         self._to_decode: deque[_Picture] = deque()
@@ -181,25 +182,27 @@ class _Service:
         self._variation = cycle(costs.variation)
         self._decoding = self._running = 0
         self._in_work = 0
+        self._known: dict[int, Cost] = {}
         self._full_batch = costs.run(setup.batch_limit)
-        self._rate = ServiceRate(costs.used * setup.cores / costs.each(setup.batch_limit), setup.cores + 1)
-        for _ in range(setup.cores + 1):
+        self._slots = setup.cores + 1
+        self._rate = ServiceRate(costs.speed * setup.cores / costs.each(setup.batch_limit), self._slots)
+        for _ in range(self._slots):
             env.process(self._slot())
 
     def arrivals(self) -> Process:
-        chance = random.Random(self._setup.seed)  # noqa: S311 - no secret, and the same in every run
-        while self._env.now < self._setup.seconds:
-            yield self._env.timeout(chance.expovariate(self._setup.rate))
+        for due in self._setup.arrivals:
+            yield self._env.timeout(due - self._env.now)
             self._env.process(self._request())
 
     def _request(self) -> Process:
         came = self._env.now
-        yield from self._turn(self._client, self._costs.client, 1 / 2)
-        yield from self._turn(self._loop, self._costs.http, 1 / 3)
+        yield from self._turn(self._client, self._now.client / 2)
+        yield from self._turn(self._loop, self._now.http / 3)
         needed = (self._in_work + 1) / self._rate.per_second + 2 * self._full_batch
         busy = self._in_work > self._rate.busy
         if self._in_work >= self._setup.max_queue or (busy and needed > self._setup.deadline):
             self._outcome.refused += 1
+            yield from self._answer()
             return
         self._in_work += 1
         picture = _Picture(came, self._env.event(), next(self._variation))
@@ -208,20 +211,28 @@ class _Service:
         yield picture.ran
         self._in_work -= 1
         self._rate.finished(self._in_work, self._env.now)
-        yield from self._turn(self._loop, self._costs.http, 1 / 3)
-        yield from self._turn(self._client, self._costs.client, 1 / 2)
+        yield from self._answer()
         took = self._env.now - came
         if took > self._setup.deadline:
             self._outcome.late += 1
         else:
             self._outcome.answered.append(took)
 
-    def _turn(self, thread: simpy.Resource, step: Step, share: float) -> Process:
-        """A share of the work of what does one thing after another."""
-        woken = thread.count == 0 and self._cores.rest
+    @property
+    def _now(self) -> Cost:
+        if self._in_work not in self._known:
+            self._known[self._in_work] = self._costs.at(self._in_work)
+        return self._known[self._in_work]
+
+    def _answer(self) -> Process:
+        yield from self._turn(self._loop, self._now.http / 3)
+        yield from self._turn(self._client, self._now.client / 2)
+
+    def _turn(self, thread: simpy.Resource, seconds: float) -> Process:
+        """Of what does one thing after another."""
         with thread.request() as turn:
             yield turn
-            yield self._cores.work(share * (step.woken if woken else step.going_on))
+            yield self._cores.work(seconds)
 
     def _slot(self) -> Process:
         while True:
@@ -230,26 +241,21 @@ class _Service:
             gathering = self._to_decode or self._decoding + self._running >= self._setup.cores
             if self._to_decode and not due:
                 picture = self._to_decode.popleft()
-                decode = self._costs.decode.woken if self._cores.rest else self._costs.decode.going_on
                 self._decoding += 1
-                yield self._cores.work(picture.variation * decode)
-                yield from self._turn(self._loop, self._costs.http, 1 / 3)
+                yield self._cores.work(picture.variation * self._now.decode)
+                yield from self._turn(self._loop, self._now.http / 3)
                 self._decoding -= 1
                 picture.due = self._env.now + self._full_batch
                 self._to_run.append(picture)
                 self._wake()
             elif due or (able and not gathering):
                 count = min(len(self._to_run), self._setup.batch_limit)
-                free = 1 + min(len(self._idle), self._setup.cores - self._running - 1)
-                batch = [self._to_run.popleft() for _ in range(-(-count // free))]
-                around = self._costs.around_run
-                more = len(batch) * around.going_on
-                if not self._running and self._cores.rest:
-                    more = max(more, around.woken)
+                sharers = min(self._setup.cores - self._running, self._slots - self._decoding - self._running)
+                batch = [self._to_run.popleft() for _ in range(-(-count // sharers))]
                 self._running += 1
                 self._wake()
                 varied = mean(picture.variation for picture in batch)
-                yield self._cores.work(varied * (self._costs.run(len(batch)) + more))
+                yield self._cores.work(varied * self._costs.run(len(batch)))
                 self._running -= 1
                 for picture in batch:
                     picture.ran.succeed()

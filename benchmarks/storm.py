@@ -53,12 +53,12 @@ def main(
                 return run_load(job, Path(folder))
 
             load(2, clients)
-            before = _goodput(load(10, clients), 10)
+            before = goodput(load(10, clients), 10)
             counted = counts_of(service)
             with Watch(service_process(), every=LOOK_SECONDS) as memory:
                 storm = load(seconds, rate=times * before)
             counts = counts_of(service) - counted
-            after = _goodput(load(10, clients), 10)
+            after = goodput(load(10, clients), 10)
     _report(storm, seconds, (before, after), counts, [each.mib for each in memory.looks])
 
 
@@ -72,7 +72,7 @@ def run_load(job: StormJob, folder: Path) -> list[Sent]:
     return [Sent.model_validate_json(line) for line in results.read_text("utf-8").splitlines()]
 
 
-def _goodput(sent: list[Sent], seconds: float) -> float:
+def goodput(sent: list[Sent], seconds: float) -> float:
     """Answers a second within the time of the load."""
     return sum(each.status == OK and each.ended <= seconds for each in sent) / seconds
 
@@ -93,10 +93,10 @@ def _report(
     statuses = Counter("hung up" if each.status == HUNG_UP else str(each.status) for each in storm)
     refusals = [1000 * each.seconds for each in storm if each.status == REFUSED]
     answers = [1000 * each.seconds for each in storm if each.status == OK]
-    goodput = _goodput(storm, seconds)
+    answered = goodput(storm, seconds)
     table = Table(title=f"{len(storm)} requests in {seconds:g} s", show_header=False)
     table.add_row("closed loop before, after", " and ".join(f"{rate:.0f}/s" for rate in closed))
-    table.add_row("goodput", f"{goodput:.0f}/s, {goodput / mean(closed):.0%} of the closed loop")
+    table.add_row("goodput", f"{answered:.0f}/s, {answered / mean(closed):.0%} of the closed loop")
     table.add_row("answers", ", ".join(f"{status}: {count}" for status, count in sorted(statuses.items())))
     table.add_row("refused, ms", _percentiles(refusals))
     table.add_row("refused within 50 ms", f"{mean(each <= 50 for each in refusals):.2%}" if refusals else "-")

@@ -47,6 +47,8 @@ class StormJob(BaseModel):
     """Each of them has one of these."""
     hang_up: float = HANG_UP
     """Share of the clients that leave before their answer."""
+    seed: int = 1
+    """Of all that is left to chance."""
 
 
 class Sent(BaseModel):
@@ -93,7 +95,7 @@ async def _load(job: StormJob, results: TextIO) -> None:
     assert parts.port is not None
     connections = Connections(parts.hostname, parts.port)
     pictures = cycle([file.read_bytes() for file in sorted(job.pictures.iterdir())])
-    chance = random.Random(1)  # noqa: S311 - no secret, and the same in every run
+    chance = _chance(job)
     begin = time.perf_counter()
 
     async def ask(deadline: int | None, patience: float | None) -> None:
@@ -109,19 +111,24 @@ async def _load(job: StormJob, results: TextIO) -> None:
     async with asyncio.TaskGroup() as group:
         for _ in range(job.clients or 0):
             group.create_task(client())
-        for due in _times(job, chance):
+        for due in times(job):
             await asyncio.sleep(begin + due - time.perf_counter())
             patience = chance.uniform(0, PATIENCE_SECONDS) if chance.random() < job.hang_up else None
             group.create_task(ask(chance.choice(job.deadlines_ms), patience))
 
 
-def _times(job: StormJob, chance: random.Random) -> Iterator[float]:
-    """When the requests of the open loop are due, in seconds."""
+def times(job: StormJob) -> Iterator[float]:
+    """When the requests of the open loop are due, in seconds. The same in every run."""
+    chance = _chance(job)
     if job.rate is not None:
         due = 0.0
         while due < job.seconds:
             yield due
             due += chance.expovariate(job.rate) if job.at_random else 1 / job.rate
+
+
+def _chance(job: StormJob) -> random.Random:
+    return random.Random(job.seed)  # noqa: S311 - no secret, and the same in every run
 
 
 def _request(host: str, path: str, jpeg: bytes, deadline: int | None) -> bytes:
