@@ -1,7 +1,7 @@
 """The simulated service beside the real one: `python -m benchmarks.capacity`, or `make capacity`.
 
 What each step costs is measured at some loads. From that alone the simulation says what becomes of the requests of
-others, and these very requests are then sent. The machine's speed is measured again before and after each, as it drifts.
+others, and these very requests are then sent. As machines drift, the speed is measured again before and after each.
 """
 
 import resource
@@ -40,9 +40,9 @@ DEADLINE_MS = 1000
 CLIENTS = 64
 
 BETWEEN_SECONDS = 4
-"""Of the closed loops before and after each load, which tell how fast the machine is at that time."""
+"""Of the closed loops before and after each load, which tell how fast the machine is at the time."""
 
-LESS = (0.1, 0.4, 0.75)
+LESS = (0.1, 0.4, 0.9)
 """Shares of the rate of a closed loop at which costs are measured, beside that one. With the first, requests seldom
 meet."""
 
@@ -84,13 +84,12 @@ def main(
             )
             _closed(job, Path(folder))
             costs, limit, capacity = _measure(service, job, Path(folder), cores)
-            between = job.model_copy(update={"seconds": BETWEEN_SECONDS})
-            before = _closed(between, Path(folder))
+            before = _closed(job, Path(folder))
             for number in range(rounds):
                 for share in SHARES:
                     load = job.model_copy(update={"rate": share * before, "seed": number})
                     seen = _outcome(run_load(load, Path(folder)))
-                    after = _closed(between, Path(folder))
+                    after = _closed(job, Path(folder))
                     by_now = replace(costs, speed=costs.speed * mean((before, after)) / capacity)
                     told = simulate(by_now, Setup(cores, limit, list(times(load)), DEADLINE_MS / 1000))
                     loads[share].append(Load(share * before, seen, told))
@@ -141,9 +140,12 @@ def _measure(service: Running, job: StormJob, folder: Path, cores: int) -> tuple
         httpx.get(f"http://127.0.0.1:{service.port}/models", trust_env=False).text
     ).models
     busy = _used(service, job.model_copy(update={"clients": CLIENTS}), folder)
-    less = [_used(service, job.model_copy(update={"rate": share * busy.goodput}), folder) for share in LESS]
+    between = job.model_copy(update={"seconds": BETWEEN_SECONDS})
+    less = [_used(service, job.model_copy(update={"rate": share * _closed(between, folder)}), folder) for share in LESS]
     # The clients of a closed loop send in bursts, which cost the event loop and them less than what comes at random.
-    saturated = replace(busy.cost, http=less[-1].cost.http, client=less[-1].cost.client)
+    last = less[-1].cost
+    more = max(busy.cost.in_work, 1 + last.in_work)  # costs have to ascend, even if the machine was slow just now
+    saturated = replace(busy.cost, in_work=more, http=last.http, client=last.client)
     costs = Costs(
         by_load=[*(each.cost for each in less), saturated],
         variation=[each / mean(less[0].answered) for each in less[0].answered],
@@ -183,7 +185,8 @@ def _used(service: Running, job: StormJob, folder: Path) -> _Used:
 
 def _closed(job: StormJob, folder: Path) -> float:
     """Answers a second that a closed loop gets now."""
-    return goodput(run_load(job.model_copy(update={"clients": CLIENTS}), folder), job.seconds)
+    closed = job.model_copy(update={"clients": CLIENTS, "seconds": BETWEEN_SECONDS})
+    return goodput(run_load(closed, folder), closed.seconds)
 
 
 def _clients_cpu() -> float:

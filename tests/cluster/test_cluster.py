@@ -217,6 +217,7 @@ def test_a_node_dies_and_its_replicas_are_started_on_another(cluster: TwoNodes, 
         await_more(sent)
         cluster.add_node()
         await_true(lambda: running(cluster, 3, nodes=2)() and set(cluster.nodes()) != before, PATIENCE)
+        await_more(sent)  # what was on its way to the node that died may end only now
         broken = sum(count for status, count in sent.statuses.items() if status != 200)
         await_more(sent)
 
