@@ -140,8 +140,7 @@ def _measure(service: Running, job: StormJob, folder: Path, cores: int) -> tuple
         httpx.get(f"http://127.0.0.1:{service.port}/models", trust_env=False).text
     ).models
     busy = _used(service, job.model_copy(update={"clients": CLIENTS}), folder)
-    between = job.model_copy(update={"seconds": BETWEEN_SECONDS})
-    less = [_used(service, job.model_copy(update={"rate": share * _closed(between, folder)}), folder) for share in LESS]
+    less = [_used(service, job.model_copy(update={"rate": share * _closed(job, folder)}), folder) for share in LESS]
     # The clients of a closed loop send in bursts, which cost the event loop and them less than what comes at random.
     last = less[-1].cost
     more = max(busy.cost.in_work, 1 + last.in_work)  # costs have to ascend, even if the machine was slow just now
