@@ -7,7 +7,7 @@ an error's code and message. CSV has columns label_1, class_id_1, probability_1,
 import csv
 import io
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -218,8 +218,8 @@ def record_of(row: Row) -> dict[str, Any]:
     """A row as JSON has it."""
     record: dict[str, Any] = {"path": row.path, "model": {"name": row.model, "version": row.version}}
     if row.error is None:
-        return record | {"predictions": [prediction.model_dump() for prediction in row.predictions]}
-    return record | {"error": row.error.model_dump()}
+        return record | {"predictions": [asdict(prediction) for prediction in row.predictions]}
+    return record | {"error": asdict(row.error)}
 
 
 def _from_record(record: dict[str, Any]) -> Row:

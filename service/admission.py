@@ -1,9 +1,9 @@
 """Who is let in: as many pictures and bytes as there is room for, if they can be answered in time."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from time import perf_counter
+from typing import Self
 
 from prometheus_client import Gauge
 
@@ -139,23 +139,24 @@ class HeldBytes:
         self.held += by
         self._gauge.inc(by)
 
-    @contextmanager
-    def account(self, retry_after: Callable[[], int]) -> Iterator["Account"]:
-        """One request's share; given back on leaving. `retry_after` tells refused clients when to come back."""
-        account = Account(self, retry_after)
-        try:
-            yield account
-        finally:
-            self.change(-account.held)
+    def account(self, retry_after: Callable[[], int]) -> "Account":
+        """One request's share. `retry_after` tells refused clients when to come back."""
+        return Account(self, retry_after)
 
 
 class Account:
-    """What one request holds of the bound."""
+    """What one request holds of the bound; given back on leaving it as a context."""
 
     def __init__(self, bound: HeldBytes, retry_after: Callable[[], int]) -> None:
         self.held = 0
         self._bound = bound
         self._retry_after = retry_after
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bound.change(-self.held)
 
     def require_room(self, total: int) -> None:
         """Whether `total` bytes could be held, of which some may be held already. Announced bytes are not held: clients

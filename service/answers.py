@@ -1,8 +1,10 @@
 """The JSON that the service answers with, as its OpenAPI document describes it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
-import numpy as np
+import orjson
 from pydantic import BaseModel, Field
 
 from service.artifact import Artifact
@@ -12,14 +14,16 @@ from service.session import Scores
 from service.tuning import BatchTime
 
 
-class ModelName(BaseModel):
+@dataclass
+class ModelName:
     """Which model answered."""
 
     name: str
     version: int
 
 
-class Prediction(BaseModel):
+@dataclass
+class Prediction:
     """One of a picture's most probable classes."""
 
     label: str
@@ -27,34 +31,50 @@ class Prediction(BaseModel):
     probability: float
 
 
-class PictureError(BaseModel):
+@dataclass
+class PictureError:
     """Why a picture could not be classified."""
 
     code: str
     message: str
 
 
-class ClassifiedPicture(BaseModel):
+Index = Annotated[int, Field(description="place in the request, from 0")]
+
+
+@dataclass
+class ClassifiedPicture:
     """A picture's place in the answer, best class first."""
 
-    index: int = Field(description="place in the request, from 0")
+    index: Index
     filename: str | None
     predictions: list[Prediction]
 
 
-class RejectedPicture(BaseModel):
+@dataclass
+class RejectedPicture:
     """The place of a picture that could not be classified; the others are not affected."""
 
-    index: int = Field(description="place in the request, from 0")
+    index: Index
     filename: str | None
     error: PictureError
 
 
-class ClassifyAnswer(BaseModel):
-    """A result for every picture, in request order."""
+@dataclass
+class ClassifyAnswer:
+    """A result for every picture, in request order.
+
+    This and its parts are no pydantic models: with those an answer took four times as long. Nor have they slots, which
+    orjson reads five times as slowly.
+    """
 
     model: ModelName
     results: list[ClassifiedPicture | RejectedPicture]
+
+    @property
+    def json(self) -> bytes:
+        """As it is sent."""
+        return orjson.dumps(self)
 
 
 class ModelDescription(BaseModel):
@@ -120,8 +140,6 @@ def classify_answer(classified: Classified, top_k: int) -> ClassifyAnswer:
 
 def rank(scores: Scores, labels: Sequence[str], top_k: int) -> list[Prediction]:
     """The most probable classes of one picture's scores (classes,), best first; equal ones by their number."""
-    best = np.argsort(-scores.probabilities, kind="stable")[:top_k]
-    return [
-        Prediction(label=labels[class_id], class_id=class_id, probability=float(scores.probabilities[class_id]))
-        for class_id in best.tolist()
-    ]
+    best = (-scores.probabilities).argsort(kind="stable")[:top_k]
+    probabilities = scores.probabilities[best].tolist()
+    return [Prediction(labels[c], c, probability) for c, probability in zip(best.tolist(), probabilities, strict=True)]

@@ -114,4 +114,4 @@ class ClassifyEndpoint:
         with record.timed("encode"):
             answer = classify_answer(classified, query.top_k)
             status = errors[0].status if none_classified else 200
-            return Response(answer.model_dump_json(), status, media_type="application/json")
+            return Response(answer.json, status, media_type="application/json")

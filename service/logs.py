@@ -6,11 +6,12 @@ through `logging` and looks the same.
 
 import logging
 import sys
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 import structlog
-from structlog.typing import FilteringBoundLogger, Processor
+from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 from service.settings import Settings
 
@@ -20,9 +21,10 @@ TIME = structlog.processors.TimeStamper(fmt="iso", utc=True, key="time")
 def start_logging(settings: Settings) -> None:
     """Log to standard error, as JSON lines unless that is a terminal or the settings say otherwise."""
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
-    render = _text() if _is_text(settings) else _json()
+    text = _is_text(settings)
+    render = _text() if text else _json()
     structlog.configure(
-        processors=[structlog.processors.add_log_level, TIME, *render],
+        processors=[structlog.processors.add_log_level, TIME, *render] if text else [_request_as_json],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )
@@ -57,6 +59,13 @@ def _json() -> list[Processor]:
         structlog.processors.EventRenamer("message"),
         structlog.processors.JSONRenderer(serializer=_dumps),
     ]
+
+
+def _request_as_json(_logger: WrappedLogger, level: str, fields: EventDict) -> str:
+    """What the processors do that `_json` has, all at once: a line took half as long again by them."""
+    fields["level"], fields["time"] = level, datetime.now(UTC)
+    fields["message"] = fields.pop("event")
+    return orjson.dumps(fields, option=orjson.OPT_UTC_Z).decode()
 
 
 def _dumps(fields: Any, **options: Any) -> str:

@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from service.admission import Admission
 from service.artifact import Artifact
@@ -58,17 +58,16 @@ class ServedModel:
         if all(runner.broken for runner in self.runners):
             raise NotReady(f"model {self.file.name} version {self.file.version} fails and is being opened anew")
 
-    @contextmanager
-    def used(self) -> Iterator["ServedModel"]:
-        """Keeps the model loaded meanwhile, whatever becomes of its file."""
+    def __enter__(self) -> Self:
+        """Keep it loaded meanwhile, whatever becomes of its file."""
         self._users += 1
         self._unused.clear()
-        try:
-            yield self
-        finally:
-            self._users -= 1
-            if self._users == 0:
-                self._unused.set()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._users -= 1
+        if self._users == 0:
+            self._unused.set()
 
     async def unload(self) -> None:
         """Wait until no request uses it, then let go of sessions and threads."""
@@ -132,19 +131,36 @@ class Models:
         """By name and version, the newest version of each last."""
         return list(self._served.values())
 
-    @contextmanager
-    def use(self, name: str | None, version: int | None) -> Iterator[ServedModel]:
+    def use(self, name: str | None, version: int | None) -> ServedModel:
         """The model of a request that names it, or leaves the name, the version or both open.
 
-        The request keeps the model that it started with, even if that is replaced meanwhile.
+        Entered, it stays loaded: a request keeps the model that it started with, even if that is replaced meanwhile.
 
         Raises:
             NotReady: models are still loading, or the service has ended.
             BadRequest: no name was given, and several models are served without a default.
             ModelNotFound: no such model or version is served.
         """
-        with self._find(name, version).used() as model:
-            yield model
+        if self.unready is not None:
+            raise NotReady(self.public(self.unready))
+        name = name or self._settings.default_model
+        if name is None:
+            if not self._newest:
+                raise NotReady("every model has been unloaded")
+            if len(self._newest) > 1:
+                raise BadRequest(f"several models are served, name one with ?model=: {', '.join(self._newest)}")
+            name = next(iter(self._newest))
+        newest = self._newest.get(name)
+        if newest is not None and version in (None, newest.file.version):
+            return newest
+        versions = [number for served, number in self._served if served == name]
+        if not versions:
+            raise ModelNotFound(f"no model '{name}' is served; there are {', '.join(self._newest) or 'none'}")
+        if version not in versions:
+            raise ModelNotFound(
+                f"model '{name}' has no version {version}; there are {', '.join(str(number) for number in versions)}"
+            )
+        return self._served[name, version]
 
     def replace(self, served: Mapping[Key, ServedModel], errors: Mapping[Key, str]) -> list[ServedModel]:
         """Serve these from now on. Returns those that are served no more, for the caller to unload."""
@@ -191,28 +207,6 @@ class Models:
         assert model.artifact.parity is not None  # required on loading
         error = max(row.max_abs_logit_error for row in model.artifact.parity.rows)
         self._metrics.model_parity_error.labels(name, str(version)).set(error)
-
-    def _find(self, name: str | None, version: int | None) -> ServedModel:
-        if self.unready is not None:
-            raise NotReady(self.public(self.unready))
-        name = name or self._settings.default_model
-        if name is None:
-            if not self._newest:
-                raise NotReady("every model has been unloaded")
-            if len(self._newest) > 1:
-                raise BadRequest(f"several models are served, name one with ?model=: {', '.join(self._newest)}")
-            name = next(iter(self._newest))
-        newest = self._newest.get(name)
-        if newest is not None and version in (None, newest.file.version):
-            return newest
-        versions = [number for served, number in self._served if served == name]
-        if not versions:
-            raise ModelNotFound(f"no model '{name}' is served; there are {', '.join(self._newest) or 'none'}")
-        if version not in versions:
-            raise ModelNotFound(
-                f"model '{name}' has no version {version}; there are {', '.join(str(number) for number in versions)}"
-            )
-        return self._served[name, version]
 
 
 def _info(model: ServedModel) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ class ClassifyQuery(BaseModel):
         Raises:
             BadRequest: a value is not of its type.
         """
-        if not request.query_params:
+        if not request.scope["query_string"]:
             return cls()
         try:
             return cls.model_validate(dict(request.query_params))

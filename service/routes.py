@@ -3,7 +3,6 @@
 from typing import Any
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel
 from starlette.responses import Response
 
 from service.admin import require_admin
@@ -24,7 +23,7 @@ from service.reloading import Reloader
 from service.settings import Settings
 
 
-def _problems(*descriptions: tuple[int, str], model: type[BaseModel] | None = None) -> dict[int | str, dict[str, Any]]:
+def _problems(*descriptions: tuple[int, str], model: type[Any] | None = None) -> dict[int | str, dict[str, Any]]:
     """Statuses that come with problem details, or with `model` as plain JSON."""
     content = {PROBLEM_JSON: {"schema": Problem.model_json_schema()}}
     return {

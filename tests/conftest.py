@@ -5,10 +5,15 @@ from pathlib import Path
 
 import pytest
 import structlog
+from hypothesis import settings
 
 REPOSITORY = Path(__file__).parent.parent
 
 SHARED_VARIABLE = "STRIPMLP_SHARED"
+
+# A test must not fail as the machine is slow, or as it was the first to import something.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -29,13 +29,13 @@ def architectures(draw: st.DrawFn) -> Architecture:
 
 
 @given(architectures())
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_weights_tell_their_architecture(architecture: Architecture) -> None:
     assert infer_architecture(unread_checkpoint(meta_state_dict(architecture))) == architecture
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_the_configuration_tells_the_pixels_beyond_the_last_patch(data: st.DataObject) -> None:
     patch = data.draw(st.sampled_from([2, 4]))
     beyond = data.draw(st.integers(0, patch - 1))
@@ -130,7 +130,7 @@ def test_counters_of_the_batch_norms_may_be_left_out() -> None:
 
 
 @given(st.sampled_from([key for key in meta_state_dict(SMALL) if "num_batches" not in key]))
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 def test_a_missing_weight_is_named(key: str) -> None:
     state = random_network(SMALL).state_dict()
     del state[key]

@@ -256,7 +256,7 @@ def test_a_path_without_a_file(tmp_path: Path, name: str) -> None:
         st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), min_size=1, max_size=4),
     )
 )
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_the_bytes_nothing_else_is_raised(tmp_path: Path, damage: bytes | list[tuple[int, int]]) -> None:
     if isinstance(damage, bytes):
         content = damage

@@ -104,7 +104,7 @@ def test_the_graph_computes_what_the_unsimplified_network_computes(architecture:
     seed=st.integers(0, 1000),
     batch=st.integers(1, 5),
 )
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 def test_any_graph_computes_what_its_network_computes(architecture: Architecture, seed: int, batch: int) -> None:
     _assert_answers_agree(architecture, seed, (batch,))
 

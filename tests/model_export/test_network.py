@@ -24,7 +24,7 @@ def test_strip_patch_is_2_in_multiples_of_80_channels_and_else_4(channels: int, 
 
 
 @given(channels=st.integers(1, 4), side=st.integers(1, 6))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_position_depends_on_column_minus_row(channels: int, side: int) -> None:
     position = RelativePosition(channels, side)
     table, result = position.embeddings_table, position()
@@ -34,14 +34,14 @@ def test_position_depends_on_column_minus_row(channels: int, side: int) -> None:
 
 
 @given(mixing=strip_mixings, batch=st.integers(1, 2))
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_rows_are_mixed_as_the_paper_says(mixing: StripMixing, batch: int) -> None:
     x = _strip_input(mixing, batch)
     torch.testing.assert_close(mixing.mix_rows(x), _mix_rows_by_definition(x, mixing))
 
 
 @given(mixing=strip_mixings, batch=st.integers(1, 2))
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_columns_are_mixed_as_rows_of_the_transposed_map(mixing: StripMixing, batch: int) -> None:
     x = _strip_input(mixing, batch)
     mixed = mixing.mix_columns(x)

@@ -40,7 +40,7 @@ def test_the_limit_is_inclusive_and_says_when_to_come_back() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(["admit", "finish", "drop"]), st.integers(1, 6))), st.integers(1, 12))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_what_is_in_work_is_what_came_less_what_left(events: list[tuple[str, int]], limit: int) -> None:
     admission, expected = admission_of(limit), 0
     for event, pictures in events:
@@ -119,7 +119,7 @@ def test_checking_lets_nobody_in() -> None:
 
 
 @given(st.integers(0, 1000), st.integers(-10, 1000), st.floats(0.01, 1e6), st.floats(0.01, 1e6))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_retry_after_is_at_least_one_and_falls_with_the_rate(
     in_work: int, until: int, one_rate: float, other_rate: float
 ) -> None:
@@ -134,7 +134,7 @@ def test_retry_after_is_at_least_one_and_falls_with_the_rate(
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.floats(0.01, 100), st.none() | st.floats(0, 10))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_who_comes_back_when_told_to_is_let_in(
     in_work: int, pictures: int, per_second: float, seconds: float | None
 ) -> None:
@@ -163,7 +163,7 @@ class Clocked:
 
 
 @given(st.floats(0.5, 5000))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_the_rate_follows_a_busy_model(per_second: float) -> None:
     clocked = Clocked()
 

@@ -1,15 +1,19 @@
 """The answer's results: the most probable classes, or why there are none."""
 
 import asyncio
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from service.answers import (
     ClassifiedPicture,
+    ClassifyAnswer,
     ModelName,
     PictureError,
     Prediction,
@@ -39,7 +43,7 @@ def scores_of(values: list[float]) -> Scores:
 
 
 @given(probabilities, st.integers(1, 40))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_ranking_is_by_probability_then_number(values: list[float], top_k: int) -> None:
     names = [f"class {number}" for number in range(len(values))]
 
@@ -94,8 +98,8 @@ def test_an_answer_has_a_result_for_every_picture_in_order() -> None:
             index=2,
             filename="a.png",
             predictions=[
-                red.model_copy(update={"probability": 0.5}),
-                green.model_copy(update={"probability": 0.25}),
+                replace(red, probability=0.5),
+                replace(green, probability=0.25),
             ],
         ),
         RejectedPicture(
@@ -104,6 +108,16 @@ def test_an_answer_has_a_result_for_every_picture_in_order() -> None:
             error=PictureError(code="inference_failed", message="model m failed on this picture"),
         ),
     ]
+
+
+def test_what_is_sent_is_as_the_openapi_document_describes_it() -> None:
+    pictures = [Picture("größe.png", b""), Picture(None, b"")]
+    results: list[Result] = [scores_of([0.1, 0.7, 0.2]), UnsupportedPicture("not a “picture”")]
+
+    answer = classify_answer(Classified(model_of("colours", 3), pictures, results), 2)
+
+    assert TypeAdapter(ClassifyAnswer).validate_json(answer.json) == answer
+    assert json.loads(answer.json)["results"][0]["predictions"][0]["probability"] == float(np.float32(0.7))
 
 
 def test_a_result_too_few_is_no_answer() -> None:

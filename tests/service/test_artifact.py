@@ -44,7 +44,7 @@ def artifacts(draw: st.DrawFn) -> Artifact:
 
 
 @given(artifacts())
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_round_trip_through_metadata(document: Artifact) -> None:
     assert Artifact.from_metadata({METADATA_KEY: document.model_dump_json()}, "it") == document
 

@@ -45,7 +45,7 @@ sizes = st.lists(st.integers(1, 8), min_size=1, max_size=12)
 
 
 @given(sizes, st.integers(1, 9), st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_requests_run_as_they_came_and_their_pictures_as_they_were_sent(
     sizes: list[int], limit: int, random: Random
 ) -> None:
@@ -64,7 +64,7 @@ def test_requests_run_as_they_came_and_their_pictures_as_they_were_sent(
 
 
 @given(st.lists(st.booleans(), max_size=60), st.integers(1, 5), st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_whoever_was_decoded_by_now_runs_first_come_first_served(takes: list[bool], limit: int, random: Random) -> None:
     def scenario() -> None:
         queue = queue_of(limit)
@@ -85,7 +85,7 @@ def test_whoever_was_decoded_by_now_runs_first_come_first_served(takes: list[boo
 
 
 @given(st.integers(0, 40), st.integers(1, 20), st.integers(1, 8))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_runs_that_can_start_share_what_is_there(waiting: int, limit: int, sharers: int) -> None:
     def scenario() -> None:
         queue = queue_of(limit)
@@ -103,7 +103,7 @@ def test_runs_that_can_start_share_what_is_there(waiting: int, limit: int, share
 
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.booleans()), min_size=1, max_size=12), st.integers(1, 9))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_nothing_of_an_abandoned_request_is_taken(requests: list[tuple[int, bool]], limit: int) -> None:
     def scenario() -> None:
         queue = queue_of(limit)

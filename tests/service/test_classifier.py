@@ -192,7 +192,7 @@ plain = st.tuples(st.integers(0, 255), st.integers(0, 255), st.integers(0, 255))
 
 
 @given(st.lists(st.lists(plain, min_size=1, max_size=6), min_size=1, max_size=8))
-@hypothesis_settings(deadline=None, max_examples=15)
+@hypothesis_settings(max_examples=15)
 def test_requests_at_once_each_get_their_own_answers(
     tmp_path_factory: pytest.TempPathFactory, requests: list[list[tuple[int, int, int]]]
 ) -> None:
@@ -539,7 +539,7 @@ def test_once_answered_nothing_of_the_request_goes_on(tmp_path: Path) -> None:
 
 
 @given(st.data())
-@hypothesis_settings(deadline=None, max_examples=15)
+@hypothesis_settings(max_examples=15)
 def test_however_requests_end_every_picture_is_counted_once_and_leaves(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:

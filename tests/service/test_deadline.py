@@ -40,7 +40,7 @@ def test_without_the_header_it_is_the_default() -> None:
 
 
 @given(st.integers(1, 10**12))
-@hypothesis_settings(deadline=None, max_examples=50)
+@hypothesis_settings(max_examples=50)
 def test_it_is_what_was_asked_for_up_to_the_cap(milliseconds: int) -> None:
     deadline, _ = asked(str(milliseconds))
 

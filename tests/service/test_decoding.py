@@ -333,7 +333,7 @@ def test_a_picture_that_is_too_large_takes_no_memory(disposal: int) -> None:
 
 
 @given(st.binary(max_size=40), st.integers(0, 2000), st.sampled_from(FORMATS))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_damaged_pictures_are_decoded_or_refused(damage: bytes, place: int, file_format: str) -> None:
     data = bytearray(encode(noise(24, 16), file_format))
     place %= len(data)

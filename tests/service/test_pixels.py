@@ -65,7 +65,7 @@ def file_of(picture: Image.Image, file_format: str, options: dict[str, Any], ori
 
 
 @given(st.data(), wishes, st.sampled_from(FORMATS), st.integers(1, 8), st.integers(0, 9))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_a_picture_much_larger_than_needed_is_half_a_level_off_at_most(
     data: st.DataObject, wanted: Preprocessing, form: tuple[str, dict[str, Any]], orientation: int, seed: int
 ) -> None:
@@ -79,7 +79,7 @@ def test_a_picture_much_larger_than_needed_is_half_a_level_off_at_most(
 
 
 @given(st.data(), wishes, st.sampled_from(FORMATS), st.integers(1, 8))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_any_other_picture_is_exact(
     data: st.DataObject, wanted: Preprocessing, form: tuple[str, dict[str, Any]], orientation: int
 ) -> None:

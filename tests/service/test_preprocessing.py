@@ -58,7 +58,7 @@ wishes = st.builds(
 
 
 @given(pictures(), wishes)
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_pixels_are_those_of_pillow(picture: Image.Image, wanted: Preprocessing) -> None:
     pixels = to_pixels(picture, wanted)
 
@@ -67,7 +67,7 @@ def test_pixels_are_those_of_pillow(picture: Image.Image, wanted: Preprocessing)
 
 
 @given(pictures(), wishes)
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_cutting_between_the_axes_changes_a_level_at_most(picture: Image.Image, wanted: Preprocessing) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "MOST_RESIZED_PIXELS", 0)
@@ -77,7 +77,7 @@ def test_cutting_between_the_axes_changes_a_level_at_most(picture: Image.Image, 
 
 
 @given(pictures(), wishes)
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_cutting_before_both_axes_changes_two_levels_at_most(picture: Image.Image, wanted: Preprocessing) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "MOST_RESIZED_PIXELS", 0)

@@ -81,7 +81,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @given(st.lists(st.lists(st.integers(0, 0xFFFF), min_size=1, max_size=5), min_size=1, max_size=6))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_of_a_batch_of_several_requests_each_gets_its_own_answers(requests: list[list[int]]) -> None:
     async def scenario() -> None:
         runner = runner_of(queue_of())
@@ -96,7 +96,7 @@ def test_of_a_batch_of_several_requests_each_gets_its_own_answers(requests: list
 
 
 @given(st.lists(st.integers(1, 500), unique=True, min_size=1, max_size=10), st.data())
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_of_a_failing_batch_only_the_culprits_fail(pictures: list[int], data: st.DataObject) -> None:
     culprits = data.draw(st.lists(st.sampled_from(pictures), unique=True, min_size=1))
     noted = Noted(failing_on(*culprits))
@@ -170,7 +170,7 @@ def test_who_left_during_the_run_is_told_nothing_and_the_others_are() -> None:
 
 
 @given(st.integers(1, 8), st.sampled_from([(8,), (1, 8), (1, 2, 4, 8), (1, 2, 4, 8, 16), (3, 5, 8)]))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_batches_are_padded_to_the_next_size_and_padding_is_no_ones_answer(count: int, sizes: tuple[int, ...]) -> None:
     metrics, noted = Metrics(), Noted()
     pictures = list(range(100, 100 + count))

@@ -432,7 +432,7 @@ requests = st.lists(st.lists(st.integers(0, 0xFFFF), min_size=1, max_size=8), mi
 
 
 @given(requests, st.integers(1, 9), st.integers(1, 4), st.integers(1, 4), st.sampled_from([0, 1000]))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_everyone_gets_their_own_answer(
     requests: list[list[int]], limit: int, slots: int, capacity: int, patience: float
 ) -> None:

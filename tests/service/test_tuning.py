@@ -197,7 +197,7 @@ points = st.lists(st.tuples(st.floats(0.001, 1), st.floats(1, 1000)), min_size=1
 
 
 @given(points, st.floats(0.001, 1))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_the_law_of_the_limit(points: list[tuple[float, float]], budget: float) -> None:
     curve = [time(2**power, seconds, rate) for power, (seconds, rate) in enumerate(points)]
 

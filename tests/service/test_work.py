@@ -21,7 +21,7 @@ def settle(work: Work, index: int) -> None:
 
 
 @given(st.permutations(range(6)))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_results_are_in_request_order_whichever_is_first(order: list[int]) -> None:
     async def scenario() -> None:
         admission = roomy()
@@ -49,7 +49,7 @@ def test_an_error_is_the_result_of_its_picture_alone() -> None:
 
 
 @given(st.permutations(["settle 0", "settle 1", "settle 2", "client gone", "deadline", "cancel"]), st.booleans())
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_whatever_happens_in_which_order_everything_leaves_once(events: list[str], waited_for: bool) -> None:
     async def scenario() -> None:
         admission = roomy()
