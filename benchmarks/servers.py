@@ -67,7 +67,14 @@ SERVERS: Final[dict[str, Server]] = {
         label_at="results.0.predictions.0.label",
         environment=OURS,
         distribution="uvicorn",
-        env={"LEAST_MODELS": "{scratch}/models"},
+        env={"BENCH_MODELS": "{scratch}/models"},
+    ),
+    "inline": Server(
+        ("python", "-m", "benchmarks.peers.serve_inline", "{port}"),
+        label_at="results.0.predictions.0.label",
+        environment=OURS,
+        distribution="uvicorn",
+        env={"BENCH_MODELS": "{scratch}/models"},
     ),
     PLAIN: Server(
         ("uvicorn", "serve_fastapi:app", *UVICORN, "--log-level", "warning"),

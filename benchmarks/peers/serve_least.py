@@ -32,7 +32,7 @@ class Server:
     """One model, and what waits for it."""
 
     def __init__(self) -> None:
-        ((file,),) = find_models(Path(os.environ["LEAST_MODELS"])).values()
+        ((file,),) = find_models(Path(os.environ["BENCH_MODELS"])).values()
         self._session = Session.open(file.path, device="cpu", threads=1)
         self._decoders = Decoders(Settings().decode_limits, Metrics())
         self._cores = usable_cpus()
