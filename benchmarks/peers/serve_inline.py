@@ -14,9 +14,9 @@ from pathlib import Path
 from signal import SIGTERM
 
 import numpy as np
-import orjson
 import uvicorn
 
+from benchmarks.peers.asgi import live, respond
 from service.cpus import usable_cpus
 from service.decoding import PILLOWS_MOST_PIXELS
 from service.memory import keep_heap_for_pictures
@@ -25,7 +25,6 @@ from service.repository import find_models
 from service.session import Session
 
 LIMIT = 16
-TOP_K = 5
 
 
 class Server:
@@ -37,22 +36,24 @@ class Server:
         self._waiting: list[tuple[bytes, Future]] = []
         self._soon = False
 
-    async def classify(self, data: bytes) -> bytes:
-        answer = get_running_loop().create_future()
-        self._waiting.append((data, answer))
+    @property
+    def labels(self) -> list[str]:
+        return self._session.artifact.labels
+
+    async def start(self) -> None:
+        self._loop = get_running_loop()
+
+    async def classify(self, data: bytes) -> np.ndarray:
+        scores = self._loop.create_future()
+        self._waiting.append((data, scores))
         self._look_soon()
-        probabilities = await answer
-        labels = self._session.artifact.labels
-        best = np.argsort(-probabilities, kind="stable")[:TOP_K].tolist()
-        predictions = [{"label": labels[each], "probability": float(probabilities[each])} for each in best]
-        return orjson.dumps({"results": [{"predictions": predictions}]})
+        return await scores
 
     def _look_soon(self) -> None:
         """Once all that has arrived by now has been read."""
         if not self._soon:
             self._soon = True
-            loop = get_running_loop()
-            loop.call_soon(loop.call_soon, self._run)
+            self._loop.call_soon(self._loop.call_soon, self._run)
 
     def _run(self) -> None:
         self._soon = False
@@ -65,25 +66,18 @@ class Server:
             self._look_soon()
 
 
+def end_children() -> None:
+    """Those processes that this one has started."""
+    for child in children:
+        os.kill(child, SIGTERM)
+
+
 async def app(scope, receive, send) -> None:
-    """Every POST is a picture."""
+    """The ASGI application."""
     if scope["type"] == "lifespan":
-        await receive()
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        for child in children:
-            os.kill(child, SIGTERM)
-        await send({"type": "lifespan.shutdown.complete"})
-        return
-    chunks, more = [], True
-    while more:
-        message = await receive()
-        chunks.append(message.get("body", b""))
-        more = message.get("more_body", False)
-    body = await server.classify(b"".join(chunks))
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+        await live(receive, send, server.start, end_children)
+    else:
+        await respond(receive, send, server.classify, server.labels)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from pathlib import Path
 from queue import SimpleQueue
 
 import numpy as np
-import orjson
 
+from benchmarks.peers.asgi import live, respond
 from service.cpus import usable_cpus
 from service.decoders import Decoders
 from service.memory import keep_heap_small
@@ -25,7 +25,6 @@ from service.session import Session
 from service.settings import Settings
 
 LIMIT = 16
-TOP_K = 5
 
 
 class Server:
@@ -47,15 +46,15 @@ class Server:
         for _ in range(self._cores):
             threading.Thread(target=self._run, daemon=True).start()
 
-    async def classify(self, data: bytes) -> bytes:
-        answer = self._loop.create_future()
-        self._to_decode.append((data, answer))
+    @property
+    def labels(self) -> list[str]:
+        return self._session.artifact.labels
+
+    async def classify(self, data: bytes) -> np.ndarray:
+        scores = self._loop.create_future()
+        self._to_decode.append((data, scores))
         self._look()
-        probabilities = await answer
-        labels = self._session.artifact.labels
-        best = np.argsort(-probabilities, kind="stable")[:TOP_K].tolist()
-        predictions = [{"label": labels[each], "probability": float(probabilities[each])} for each in best]
-        return orjson.dumps({"results": [{"predictions": predictions}]})
+        return await scores
 
     def _look(self) -> None:
         while True:
@@ -97,20 +96,8 @@ server = Server()
 
 
 async def app(scope, receive, send) -> None:
-    """Every POST is a picture."""
+    """The ASGI application."""
     if scope["type"] == "lifespan":
-        await receive()
-        await server.start()
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await send({"type": "lifespan.shutdown.complete"})
-        return
-    chunks, more = [], True
-    while more:
-        message = await receive()
-        chunks.append(message.get("body", b""))
-        more = message.get("more_body", False)
-    body = await server.classify(b"".join(chunks))
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+        await live(receive, send, server.start, lambda: None)
+    else:
+        await respond(receive, send, server.classify, server.labels)
