@@ -113,4 +113,5 @@ def test_less_severe_lines_are_left_out(started: Started) -> None:
         logger.info("not shown")
         logger.warning("shown")
 
-    assert [json.loads(line)["message"] for line in written.getvalue().splitlines()] == ["shown", "shown"]
+    lines = [json.loads(line) for line in written.getvalue().splitlines()]
+    assert [(line["message"], line["level"]) for line in lines] == 2 * [("shown", "warning")]
