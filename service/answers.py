@@ -13,6 +13,9 @@ from service.errors import ServiceError
 from service.session import Scores
 from service.tuning import BatchTime
 
+# The parts of an answer are no pydantic models, with which one took 17 µs in place of 7. Nor have they slots, which
+# orjson reads five times as slowly. Their docstrings are what the OpenAPI document says.
+
 
 @dataclass
 class ModelName:
@@ -62,11 +65,7 @@ class RejectedPicture:
 
 @dataclass
 class ClassifyAnswer:
-    """A result for every picture, in request order.
-
-    This and its parts are no pydantic models: with those an answer took four times as long. Nor have they slots, which
-    orjson reads five times as slowly.
-    """
+    """A result for every picture, in request order."""
 
     model: ModelName
     results: list[ClassifiedPicture | RejectedPicture]

@@ -4,8 +4,8 @@ import re
 import secrets
 from asyncio import CancelledError
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal
 
@@ -78,9 +78,15 @@ class RequestRecord:
         before = self.stages.get(stage)
         self.stages[stage] = (start, end) if before is None else (min(before[0], start), max(before[1], end))
 
-    def timed(self, stage: Stage) -> AbstractContextManager[None]:
+    @contextmanager
+    def timed(self, stage: Stage) -> Iterator[None]:
         """The request as a whole spends this block in a stage; counted only if it ends well."""
-        return _Timed(self, stage)
+        start = perf_counter()
+        yield
+        end = perf_counter()
+        self.reached(stage, start, end)
+        if self.model is not None:
+            self.model.metrics.stage_seconds[stage].observe(end - start)
 
     def count(self, outcome: Outcome, pictures: int = 1) -> None:
         """So many of the request's pictures came to this end."""
@@ -88,40 +94,17 @@ class RequestRecord:
         if self.model is not None:
             self.model.metrics.count(outcome, pictures)
 
-    def failures_counted(self, pictures: int = 1) -> AbstractContextManager[None]:
+    @contextmanager
+    def failures_counted(self, pictures: int = 1) -> Iterator[None]:
         """Counts so many pictures by the error that ends this block."""
-        return _FailuresCounted(self, pictures)
-
-
-# Classes, as every request enters several of each, and a generator would take three times as long.
-
-
-class _Timed(AbstractContextManager[None]):
-    def __init__(self, record: RequestRecord, stage: Stage) -> None:
-        self._record = record
-        self._stage: Stage = stage
-
-    def __enter__(self) -> None:
-        self._start = perf_counter()
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            return
-        end = perf_counter()
-        self._record.reached(self._stage, self._start, end)
-        if self._record.model is not None:
-            self._record.model.metrics.stage_seconds[self._stage].observe(end - self._start)
-
-
-class _FailuresCounted(AbstractContextManager[None]):
-    def __init__(self, record: RequestRecord, pictures: int) -> None:
-        self._record = record
-        self._pictures = pictures
-
-    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, *__: object) -> None:
-        if isinstance(error, ServiceError):
-            self._record.count(error.outcome, self._pictures)
-        elif isinstance(error, CancelledError):
-            self._record.count("cancelled", self._pictures)
-        elif isinstance(error, Exception):
-            self._record.count("failed", self._pictures)
+        try:
+            yield
+        except ServiceError as error:
+            self.count(error.outcome, pictures)
+            raise
+        except CancelledError:
+            self.count("cancelled", pictures)
+            raise
+        except Exception:
+            self.count("failed", pictures)
+            raise

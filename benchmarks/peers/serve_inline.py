@@ -60,8 +60,8 @@ class Server:
         batch, self._waiting = self._waiting[:LIMIT], self._waiting[LIMIT:]
         preprocessing = self._session.artifact.preprocessing
         pixels = [read_pixels(data, preprocessing, max_pixels=PILLOWS_MOST_PIXELS, exact=False) for data, _ in batch]
-        for (_, answer), row in zip(batch, self._session.run(np.stack(pixels)).probabilities, strict=True):
-            answer.set_result(row)
+        for (_, scores), row in zip(batch, self._session.run(np.stack(pixels)).probabilities, strict=True):
+            scores.set_result(row)
         if self._waiting:
             self._look_soon()
 
@@ -94,5 +94,5 @@ if __name__ == "__main__":
         # Each process has a queue of connections: of one, whoever is quickest would take them all.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(("127.0.0.1", int(sys.argv[1])))
-        options = {"loop": "uvloop", "http": "httptools", "access_log": False, "log_level": "warning"}
-        uvicorn.Server(uvicorn.Config(app, **options)).run([listener])
+        config = uvicorn.Config(app, loop="uvloop", http="httptools", access_log=False, log_level="warning")
+        uvicorn.Server(config).run([listener])

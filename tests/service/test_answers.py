@@ -110,7 +110,7 @@ def test_an_answer_has_a_result_for_every_picture_in_order() -> None:
     ]
 
 
-def test_what_is_sent_is_as_the_openapi_document_describes_it() -> None:
+def test_what_is_sent_reads_back_as_the_answer() -> None:
     pictures = [Picture("größe.png", b""), Picture(None, b"")]
     results: list[Result] = [scores_of([0.1, 0.7, 0.2]), UnsupportedPicture("not a “picture”")]
 
