@@ -5,10 +5,12 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
+from contextlib import nullcontext
 from functools import partial
 from time import perf_counter
 from typing import Any
 
+from service.placement import Placement
 from service.running import Runner
 from service.threads import Threads
 from service.work import Item
@@ -45,6 +47,7 @@ class Scheduler:
         self._to_decode: deque[Decode] = deque()
         self._runners: dict[Runner, Threads] = {}
         self._cores = Threads(slots, "run")
+        self._placement = Placement(cores)
         self._busy_since: dict[object, float] = {}
         """Every decode and run in work, those that began first in front."""
         self._decoding: set[asyncio.Task[None]] = set()
@@ -103,6 +106,7 @@ class Scheduler:
         """Give every free slot, and every free GPU, something to do."""
         if self._closed:
             return
+        self._placement.make_way()
         while self._start_run() or self._start_decode():
             pass
         waiting = [runner.queue.due_at for runner in self._runners if runner.could_run and self._on_cores(runner)]
@@ -143,10 +147,13 @@ class Scheduler:
         self._running += slots
         ended = partial(self._ended, runner, run, slots)
         loop = asyncio.get_running_loop()
+        has_one_core = self._on_cores(runner) and runner.threads == 1
+        place = self._placement.run() if has_one_core else nullcontext()
 
         def in_thread() -> None:
             try:
-                runner.run(batch)
+                with place:
+                    runner.run(batch)
             finally:
                 loop.call_soon_threadsafe(ended)
 

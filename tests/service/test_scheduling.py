@@ -1,6 +1,7 @@
 """The scheduler: what goes first, who shares, and that nothing stops it."""
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -688,3 +689,27 @@ def test_closing_leaves_no_timer() -> None:
         assert scheduler._again is timer
 
     in_loop(scenario)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+@pytest.mark.parametrize(("threads", "on_cores", "bound"), [(1, True, True), (2, True, False), (1, False, False)])
+def test_a_run_of_one_thread_on_the_cores_is_bound_to_one(threads: int, on_cores: bool, bound: bool) -> None:
+    cores = os.sched_getaffinity(0)
+    masks: list[set[int]] = []
+
+    def run(pixels: Pixels) -> Scores:
+        masks.append(os.sched_getaffinity(0))
+        return echo(pixels)
+
+    async def scenario() -> None:
+        async with scheduler_of(len(cores)) as scheduler:
+            queue = queue_of()
+            scheduler.attach(runner_of(queue, run, threads=threads), on_cores=on_cores)
+            work = work_of(0, 1)
+            put(queue, work)
+            assert await results_of(work) == [1]
+
+    in_loop(scenario)
+    (mask,) = masks
+    assert (len(mask) == 1) == bound
+    assert bound or mask == cores
