@@ -59,11 +59,12 @@ class Placement:
 
     def _take(self) -> int | None:
         with self._choice:
-            core: int | None = current_core()
-            if core in self._with_run:
-                core = min(os.sched_getaffinity(0) - self._with_run, default=None)
-            if core is not None:
-                self._with_run.add(core)
+            free = os.sched_getaffinity(0) - self._with_run
+            if not free:
+                return None
+            here = current_core()
+            core = here if here in free else min(free)
+            self._with_run.add(core)
             return core
 
 
