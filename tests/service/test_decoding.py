@@ -284,7 +284,7 @@ def announcing(width: int, height: int) -> bytes:
     return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # what it is about
 def test_a_limit_above_what_pillow_warns_of_is_kept() -> None:
     """Pillow warns from 89,478,486 pixels on."""
     with pytest.raises(PictureTooLarge):

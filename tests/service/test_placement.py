@@ -5,15 +5,17 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from threading import Barrier, Event
+from time import sleep
 
 import pytest
 
+from service import placement as module
 from service.placement import Placement, current_core
 from tests.service.live import PATIENCE
 
 CORES = os.sched_getaffinity(0)
 
-pytestmark = pytest.mark.skipif(len(CORES) < 2, reason="needs two cores")
+needs_two_cores = pytest.mark.skipif(len(CORES) < 2, reason="on one core nobody can make way")
 
 
 @pytest.fixture
@@ -59,7 +61,14 @@ def test_each_run_has_a_core_of_its_own_and_one_too_many_has_none(placement: Pla
         assert runs.enter_context(running(placement)) == CORES
 
 
-def test_runs_that_begin_at_once_do_not_choose_the_same_core(placement: Placement) -> None:
+def test_runs_that_begin_at_once_do_not_choose_the_same_core(
+    placement: Placement, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly() -> int:
+        sleep(0)  # lets another thread go on, in the middle of the choice
+        return 0
+
+    monkeypatch.setattr(module, "current_core", slowly)
     start, end = Barrier(len(CORES)), Barrier(len(CORES))
 
     def run() -> set[int]:
@@ -89,6 +98,7 @@ def test_a_core_is_free_again_after_a_run_that_raises(placement: Placement) -> N
     assert [len(mask) for mask in masks] == [1] * len(masks)
 
 
+@needs_two_cores
 def test_who_makes_way_leaves_the_run_and_is_not_bound(placement: Placement) -> None:
     with running(placement) as (core,):
         go_to(core)
@@ -109,7 +119,7 @@ def test_nobody_moves_where_there_is_no_better_place(placement: Placement) -> No
     assert current_core() == here
 
 
-@pytest.mark.parametrize("cores", [1, len(CORES) - 1, len(CORES) + 1])
+@pytest.mark.parametrize("cores", [1, len(CORES) + 1])
 def test_cores_that_are_shared_with_others_are_left_to_the_kernel(cores: int) -> None:
     placement = Placement(cores)
 
@@ -118,6 +128,7 @@ def test_cores_that_are_shared_with_others_are_left_to_the_kernel(cores: int) ->
         placement.make_way()
 
 
+@needs_two_cores
 def test_a_thread_that_cannot_be_moved_runs_where_it_is(
     placement: Placement, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from service import scheduling
 from service.batching import BatchQueue
 from service.errors import ClientGone
+from service.placement import current_core
 from service.preprocessing import Pixels
 from service.scheduling import Scheduler
 from service.session import Scores
@@ -691,7 +692,6 @@ def test_closing_leaves_no_timer() -> None:
     in_loop(scenario)
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 @pytest.mark.parametrize(("threads", "on_cores", "bound"), [(1, True, True), (2, True, False), (1, False, False)])
 def test_a_run_of_one_thread_on_the_cores_is_bound_to_one(threads: int, on_cores: bool, bound: bool) -> None:
     cores = os.sched_getaffinity(0)
@@ -711,5 +711,34 @@ def test_a_run_of_one_thread_on_the_cores_is_bound_to_one(threads: int, on_cores
 
     in_loop(scenario)
     (mask,) = masks
-    assert (len(mask) == 1) == bound
-    assert bound or mask == cores
+    assert len(mask) == 1 if bound else mask == cores
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="on one core nobody can make way")
+def test_the_event_loop_makes_way_for_a_run() -> None:
+    cores = os.sched_getaffinity(0)
+    masks: list[set[int]] = []
+    held = Held()
+
+    def run(pixels: Pixels) -> Scores:
+        masks.append(os.sched_getaffinity(0))
+        return held(pixels)
+
+    async def scenario() -> None:
+        async with scheduler_of(len(cores)) as scheduler:
+            queue = queue_of()
+            scheduler.attach(runner_of(queue, run), on_cores=True)
+            work = work_of(0, 1)
+            put(queue, work)
+            await until(held.entered.is_set)
+            (mask,) = masks
+            os.sched_setaffinity(0, mask)
+            os.sched_setaffinity(0, cores)
+            assert {current_core()} == mask
+            scheduler.decode([job(lambda: None)])
+            assert {current_core()} != mask
+            assert os.sched_getaffinity(0) == cores
+            held.release.set()
+            assert await results_of(work) == [1]
+
+    in_loop(scenario)
